@@ -1,0 +1,1 @@
+"""The Hydra configuration, installed as `elite_pl.conf`."""

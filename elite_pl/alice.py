@@ -1,0 +1,173 @@
+"""ALICE: the meta-gradient that tells, sample by sample, what is hidden in the training data. Torch only.
+
+Read it beside Algorithm 1 of Zhang et al., "ELITE: Robust Deep Anomaly Detection with Meta Gradient", KDD 2021. Two
+functions of the same signature compute the same quantities:
+
+* `virtual_step` is Algorithm 1 literally: a virtual update of functional weights, differentiated twice. The reference.
+* `jvp` gets them from one forward pass over dual numbers. The virtual step is taken at ŷ = 0, where θ̂ = θ, so that
+  `M_i = -(η_θ / n) <∇L_v(θ), ∇Ω_i(θ)>` exactly: a Jacobian-vector product of `θ -> Ω(x; θ)` along `v = ∇L_v(θ)`,
+  batch normalisation included. The same pass yields the scores with their reverse graph, ready for the update.
+
+Neither changes the weights; only the pass whose scores are returned moves running statistics.
+
+Errata of the paper that this file corrects: the η_y of Algorithm 1, line 10, is undefined there (1 here); the ∇Ω with a
+label in line 13 means ∇l; Eq. 11 lacks the 1/n of Eq. 13; the sentence after Eq. 10 has its sign reversed.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+
+from elite_pl.batchnorm import frozen_statistics
+from elite_pl.losses import hinge
+
+WEIGHTS = ("raw", "mean")
+
+
+class Inference(NamedTuple):
+    """What one step knows of its unlabeled batch of n and labeled batch of m samples.
+
+    Attributes:
+        score: Ω of the unlabeled batch, shape (n,), with its reverse graph.
+        d: `<∇L_v, ∇Ω_i>` for each unlabeled sample, shape (n,); positive = normal.
+        meta_gradient: M (Eq. 11 to 13), shape (n,).
+        pseudo_label: ŷ = -sign(M) (Eq. 10), +1 or -1, shape (n,); +1 where M is 0.
+        weight: α (Eq. 14), shape (n,).
+        labeled_score: Ω of the labeled batch before the update, shape (m,), detached.
+        labeled_loss: L_v (Eq. 6) before the update, shape (), detached.
+    """
+
+    score: Tensor
+    d: Tensor
+    meta_gradient: Tensor
+    pseudo_label: Tensor
+    weight: Tensor
+    labeled_score: Tensor
+    labeled_loss: Tensor
+
+
+class MetaGradient(Protocol):
+    """The signature that `jvp` and `virtual_step` share."""
+
+    def __call__(
+        self,
+        score: nn.Module,
+        unlabeled: Tensor,
+        labeled: Tensor,
+        label: Tensor,
+        margin: Tensor | float,
+        *,
+        learning_rate: float,
+        meta_scale: float = 1.0,
+        weights: str = "raw",
+        labeled_statistics: str = "batch",
+    ) -> Inference:
+        """Infers what is hidden in an unlabeled batch.
+
+        Args:
+            score: Ω: a module that maps samples (n, ...) to scores (n,).
+            unlabeled: The unlabeled batch, shape (n, ...).
+            labeled: The labeled batch, shape (m, ...).
+            label: Its labels, +1 or -1, shape (m,).
+            margin: C of Eq. 4.
+            learning_rate: η_θ, the length of the virtual step.
+            meta_scale: η_M of Eq. 14.
+            weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|.
+            labeled_statistics: What batch normalisation uses in the labeled pass, see `frozen_statistics`.
+
+        Returns:
+            The inference.
+        """
+        ...
+
+
+def jvp(
+    score: nn.Module,
+    unlabeled: Tensor,
+    labeled: Tensor,
+    label: Tensor,
+    margin: Tensor | float,
+    *,
+    learning_rate: float,
+    meta_scale: float = 1.0,
+    weights: str = "raw",
+    labeled_statistics: str = "batch",
+) -> Inference:
+    """The meta-gradient from one forward pass over dual numbers; see `MetaGradient` for the arguments.
+
+    Raises:
+        RuntimeError: If the network drops the tangent, as `torch.inference_mode` and some compiled code do silently.
+    """
+    theta = trainable(score)
+    with frozen_statistics(score, labeled_statistics):
+        labeled_score = score(labeled)
+    labeled_loss = hinge(labeled_score, label, margin).mean()  # L_v(θ), Eq. 6
+    gradients = torch.autograd.grad(labeled_loss, list(theta.values()), allow_unused=True, materialize_grads=True)
+    v = dict(zip(theta, gradients, strict=True))
+
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
+        unlabeled_score, d = forward_ad.unpack_dual(functional_call(score, dual, (unlabeled,)))
+    if d is None:
+        raise RuntimeError("the forward pass dropped the tangent; use method.meta_gradient=virtual_step")
+    meta_gradient = -(learning_rate / len(d)) * d  # Eq. 13
+    return _infer(unlabeled_score, d.detach(), meta_gradient.detach(), meta_scale, weights, labeled_score, labeled_loss)
+
+
+def virtual_step(
+    score: nn.Module,
+    unlabeled: Tensor,
+    labeled: Tensor,
+    label: Tensor,
+    margin: Tensor | float,
+    *,
+    learning_rate: float,
+    meta_scale: float = 1.0,
+    weights: str = "raw",
+    labeled_statistics: str = "batch",
+) -> Inference:
+    """The meta-gradient by Algorithm 1, line by line, with double backward; see `MetaGradient` for the arguments."""
+    theta, n = trainable(score), len(unlabeled)
+    with frozen_statistics(score):
+        virtual_score = score(unlabeled)
+    pseudo_label = torch.zeros_like(virtual_score, requires_grad=True)  # line 7
+    training_loss = (pseudo_label * virtual_score).sum() / n
+    gradients = torch.autograd.grad(
+        training_loss, list(theta.values()), create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    theta_hat = {name: p - learning_rate * g for (name, p), g in zip(theta.items(), gradients, strict=True)}  # line 8
+
+    with frozen_statistics(score, labeled_statistics):
+        labeled_score = functional_call(score, theta_hat, (labeled,))
+    labeled_loss = hinge(labeled_score, label, margin).mean()
+    (meta_gradient,) = torch.autograd.grad(labeled_loss, pseudo_label)  # line 10
+    d = -(n / learning_rate) * meta_gradient
+    return _infer(score(unlabeled), d, meta_gradient, meta_scale, weights, labeled_score, labeled_loss)
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """θ by name: the parameters that an update may change."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _infer(
+    score: Tensor,
+    d: Tensor,
+    meta_gradient: Tensor,
+    meta_scale: float,
+    weights: str,
+    labeled_score: Tensor,
+    labeled_loss: Tensor,
+) -> Inference:
+    """Pseudo-labels and weights from the meta-gradient: lines 11 and 12 of Algorithm 1."""
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights must be one of {WEIGHTS}, not {weights!r}")
+    pseudo_label = torch.where(d < 0, -1.0, 1.0).to(d.dtype)  # sign(0) = +1
+    weight = meta_scale * meta_gradient.abs()
+    if weights == "mean":
+        mean = meta_gradient.abs().mean()
+        weight = torch.where(mean == 0, torch.zeros_like(weight), weight / mean)  # 0 where nothing is to be learned
+    return Inference(score, d, meta_gradient, pseudo_label, weight, labeled_score.detach(), labeled_loss.detach())

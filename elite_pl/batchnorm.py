@@ -1,0 +1,68 @@
+"""Which forward pass may move the running statistics of batch normalisation, and how they are measured afresh.
+
+Three passes go through the network in one ELITE step. If each moved the running statistics, the labeled batch (half
+anomalies) would have a share in what is used at test time; so the others run inside `frozen_statistics`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The batch normalisation layers inside a module that keep running statistics."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
+    """Inside, forward passes in training mode leave the running statistics of `module` untouched.
+
+    Args:
+        module: The network.
+        use: What a pass normalises with: `"batch"`, its own batch's statistics, or `"running"`, the running ones.
+
+    Raises:
+        ValueError: If `use` is neither of the two.
+    """
+    if use not in ("batch", "running"):
+        raise ValueError(f"statistics must be 'batch' or 'running', not {use!r}")
+    layers = [m for m in batch_norms(module) if m.training]
+    for layer in layers:
+        if use == "batch":
+            layer.track_running_stats = False
+        else:
+            layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+            layer.train()
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
+    """Replaces the running statistics by their plain average over one pass, whatever training left in them.
+
+    Args:
+        module: The network whose layers are calibrated; its mode is restored.
+        forward: Runs the network on one batch.
+        batches: The batches, each of shape (n, ...).
+    """
+    layers = batch_norms(module)
+    if not layers:
+        return
+    was_training, momenta = module.training, [layer.momentum for layer in layers]
+    module.train()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # PyTorch's word for a cumulative average
+    for batch in batches:
+        forward(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    module.train(was_training)

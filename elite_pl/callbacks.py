@@ -1,0 +1,98 @@
+"""What a run tells while it goes: its curves, how long it will take, and that it has collapsed."""
+
+import csv
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from elite_pl.detector import collapsed
+from elite_pl.files import atomic_write
+
+log = logging.getLogger("elite_pl")
+
+
+class History(pl.Callback):
+    """Writes `history.csv`, a row an epoch of all that was logged; a checkpoint keeps the rows.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the file anew with the epoch's row."""
+        values = {key: float(value) for key, value in sorted(trainer.logged_metrics.items())}
+        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in self.rows for key in row)))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the rows of a checkpoint."""
+        self.rows = state_dict["rows"]
+
+
+class TimeLeft(pl.Callback):
+    """Says after the first steps how long a long run will take.
+
+    Args:
+        after: Seconds of training after which it looks.
+        long: Seconds of a run that is worth a word.
+    """
+
+    def __init__(self, after: float = 3, long: float = 20) -> None:
+        self.after, self.long = after, long
+        self.said = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self.start, self.first_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Speaks once."""
+        elapsed = time.monotonic() - self.start
+        if self.said or elapsed < self.after:
+            return
+        self.said = True
+        assert trainer.max_epochs is not None
+        steps = trainer.max_epochs * int(trainer.num_training_batches)
+        left = elapsed / (trainer.global_step - self.first_step) * (steps - trainer.global_step)
+        if left > self.long:
+            minutes = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+            log.info("about %s of training left (%d of %d steps)", minutes, steps - trainer.global_step, steps)
+
+
+class CollapseWarning(pl.Callback):
+    """Warns once when all unlabeled samples get nearly the same score: the network maps everything to one point."""
+
+    def __init__(self) -> None:
+        self.said = False
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Looks at the scores of a few unlabeled samples, in evaluation mode."""
+        if self.said:
+            return
+        pl_module.eval()
+        few = pl_module(pl_module.data.unlabeled[:256])
+        pl_module.train()
+        if collapsed(few):
+            self.said = True
+            log.warning(
+                "step %d: the scores have collapsed to %.3g; likely causes: too high a learning rate, pollution that "
+                "nothing pushes back, or a network with biases",
+                trainer.global_step,
+                few.mean(),
+            )

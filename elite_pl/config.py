@@ -1,0 +1,131 @@
+"""The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
+
+import difflib
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import hydra.utils
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from elite_pl.errors import InputError
+
+
+def _key(help: str) -> Any:
+    """A root key, whose value stands in `conf/train.yaml` and whose explanation is shown by `--help`."""
+    return field(default=MISSING, metadata={"help": help})
+
+
+@dataclass
+class Config:
+    """The root of the configuration. Values are in `conf/train.yaml`."""
+
+    pollution: float = _key("r_p: share of anomalies in the training set, labeled ones included, in [0, 1)")
+    label_ratio: float = _key("r_l: share of the training set that is labeled, half normal and half anomalous")
+    normal_class: int | str = _key("the class that is normal, by number or name; all others are anomalies")
+    n_train: int | None = _key("size of the training set; null: every normal sample there is")
+    batch_size: int = _key("n: unlabeled samples in a batch")
+    labeled_batch_size: int | None = _key("m: labeled samples in a batch, class-balanced; null: all, at every step")
+    epochs: int = _key("passes over the unlabeled samples")
+    seed: int = _key("of the split, the initial network and the order of batches, each a stream of its own")
+    threads: int | None = _key("CPU threads; null: PyTorch's choice")
+    study: str = _key("name under which runs are kept together: a folder, and the group in W&B")
+    output_dir: str = _key("folder of all studies; a run is OUTPUT_DIR/STUDY/<dataset>/<method>/<coordinates>-<hash>/")
+    dataset: Any = _key("what to learn from")
+    backbone: Any = _key("the networks; auto picks them by the shape of a sample")
+    method: Any = _key("the detector")
+    trainer: Any = _key("where it is trained")
+    logger: Any = _key("where curves are drawn; history.csv is always written")
+
+
+GROUPS = ("dataset", "backbone", "method", "trainer", "logger")
+
+HELP = """\
+elite_pl: deep anomaly detection when the training data is dirty (ELITE, KDD 2021)
+
+  python -m elite_pl.train                                   embedded digits, seconds, no download
+  python -m elite_pl.train dataset=cifar10 pollution=0.5
+  python -m elite_pl.train -m method=elite_svdd,deep_sad 'normal_class=range(10)' seed=0,1,2
+
+Type KEY=VALUE for any key below, GROUP.KEY=VALUE for a key of a group; -m runs every combination of the values that are
+given with commas. The last line on standard output is the run's directory. A finished run is skipped.
+
+Keys
+{keys}
+
+Groups
+{groups}
+  {experiment:<{width}} a named set of values, in conf/experiment/
+
+Choices
+$APP_CONFIG_GROUPS
+--cfg job shows all values, --cfg job --resolve what they come to. Exit code: 0 success, 2 bad input, 1 failure.
+"""
+
+
+def _help() -> str:
+    """The text of `--help`, from the fields of `Config`."""
+    explained = {f.name: f.metadata["help"] for f in fields(Config)}
+    width = max(map(len, explained))
+
+    def lines(names: list[str]) -> str:
+        return "\n".join(f"  {name:<{width}} {explained[name]}" for name in names)
+
+    keys = [name for name in explained if name not in GROUPS]
+    return HELP.format(keys=lines(keys), groups=lines(list(GROUPS)), experiment="experiment", width=width)
+
+
+def register() -> None:
+    """Tells Hydra of the schema and of the help text."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="hydra/help", name="elite_pl", node={"app_name": "elite_pl", "template": _help()})
+
+
+def check(config: Config) -> None:
+    """Refuses a value out of its range.
+
+    Raises:
+        InputError: Names the key.
+    """
+    rules = [
+        ("pollution", 0 <= config.pollution < 1, "must be in [0, 1), the share of anomalies"),
+        ("label_ratio", 0 <= config.label_ratio < 1, "must be in [0, 1), the share of labeled samples"),
+        ("n_train", config.n_train is None or config.n_train >= 2, "must be at least 2, or null"),
+        ("batch_size", config.batch_size >= 2, "must be at least 2, for batch statistics"),
+        ("labeled_batch_size", config.labeled_batch_size is None or config.labeled_batch_size >= 2, "must be 2 or more"),
+        ("epochs", config.epochs >= 1, "must be at least 1"),
+        ("seed", config.seed >= 0, "must not be negative"),
+        ("threads", config.threads is None or config.threads >= 1, "must be at least 1, or null"),
+        ("study", re.fullmatch(r"[\w][\w.-]*", config.study), "must be a plain folder name"),
+    ]
+    for key, ok, rule in rules:
+        if not ok:
+            raise InputError(f"{key}={getattr(config, key)}: {rule}")
+
+
+def explain(error: Exception) -> str:
+    """One line that says what is wrong with what was typed, from an error of Hydra or OmegaConf."""
+    text = str(error)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text)
+    if unknown:
+        full = re.search(r"full_key: (\S+)", text)
+        key = full.group(1) if full else unknown.group(1)
+        close = difflib.get_close_matches(key, [f.name for f in fields(Config)] + ["experiment"], n=1)
+        hint = f"did you mean {close[0]}?" if close else "--help lists the keys, --cfg job all of them"
+        return f"{key}: no such key; {hint}"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line]
+    return " ".join(line for line in lines if not line.startswith(("full_key", "reference_type")))
+
+
+def instantiate(node: Any) -> Any:
+    """The one place where a config node (`_target_` and its arguments) becomes Python.
+
+    Returns:
+        A callable that takes the arguments that are known at run time only.
+
+    Raises:
+        InputError: When called, if the constructor refuses an argument.
+    """
+    return hydra.utils.instantiate(node, _partial_=True, _convert_="all")

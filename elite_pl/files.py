@@ -1,0 +1,52 @@
+"""Files that are whole or not there: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path to write to, which becomes `path` when the block ends well and vanishes when it does not.
+
+    A reader sees the old file or the new one, and an interrupted run (an exception, Ctrl-C) leaves no part of a file.
+
+    Args:
+        path: The file to write. Its directory must be there.
+
+    Yields:
+        A path in the same directory (a move across file systems is not atomic) with the same suffix (`numpy.savez` and
+        Matplotlib go by it), at which nothing is yet.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars, arrays and tensors as JSON has them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no place in a JSON file")
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Writes JSON atomically, floats with all their digits, keys in their order.
+
+    Raises:
+        ValueError: If there is a NaN or an infinity in it, which JSON does not have.
+    """
+    text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False, default=_plain)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

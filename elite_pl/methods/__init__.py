@@ -1,0 +1,1 @@
+"""The methods: each is one file, and shows only what is its own."""

@@ -1,0 +1,43 @@
+"""Deep SAD: Deep SVDD that also trains on the labels."""
+
+from typing import Any
+
+from torch import Tensor
+
+from elite_pl.datamodule import Batch
+from elite_pl.detector import Detector
+from elite_pl.errors import InputError
+from elite_pl.losses import hinge, inverse_distance
+
+
+class DeepSad(Detector):
+    """Minimises the mean score of the unlabeled samples plus the loss of the labeled ones (Eq. 3 of the ELITE paper).
+
+    Source: Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, Eq. 7.
+
+    Args:
+        loss: Of a labeled sample: `"inverse"`, its distance to the power of its label, or `"hinge"`, Eq. 4, with which
+            Sec. 5.5 of the ELITE paper compares.
+        eta: Weight of a labeled sample against an unlabeled one.
+        epsilon: Keeps the inverse of a distance finite.
+        **detector: See `Detector`.
+    """
+
+    needs_labels = True
+
+    def __init__(self, *, loss: str, eta: float, epsilon: float, **detector: Any) -> None:
+        super().__init__(**detector)
+        if loss not in ("inverse", "hinge"):
+            raise InputError(f"method.loss={loss}: must be inverse or hinge")
+        self.labeled_loss, self.eta, self.epsilon = loss, eta, epsilon
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The weighted mean of both losses: an unbiased estimate of Eq. 3 from the two batches."""
+        unlabeled, labeled = self.score(batch["unlabeled"]), self.labeled_score(batch)
+        if self.labeled_loss == "hinge":
+            labeled_loss = hinge(labeled, batch["labeled_y"], self.margin)
+        else:
+            labeled_loss = inverse_distance(labeled, batch["labeled_y"], self.epsilon)
+        n, m = len(self.data.unlabeled), len(self.data.labeled)
+        self.observe(labeled_loss=labeled_loss.mean())
+        return (n * unlabeled.mean() + self.eta * m * labeled_loss.mean()) / (n + m)

@@ -1,0 +1,17 @@
+"""Deep SVDD: draw all training samples to the center, taking each of them for normal."""
+
+from torch import Tensor
+
+from elite_pl.datamodule import Batch
+from elite_pl.detector import Detector
+
+
+class DeepSvdd(Detector):
+    """Minimises the mean score of the unlabeled samples.
+
+    Source: Ruff et al., "Deep One-Class Classification", ICML 2018, Eq. 4.
+    """
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean score of the unlabeled batch."""
+        return self.score(batch["unlabeled"]).mean()

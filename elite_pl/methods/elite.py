@@ -1,0 +1,88 @@
+"""ELITE: infers the labels of the training samples from the meta-gradient, and learns from them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elite_pl import alice
+from elite_pl.datamodule import Batch, PollutedData
+from elite_pl.detector import Detector
+from elite_pl.errors import InputError
+from elite_pl.losses import hinge
+
+META_GRADIENTS: dict[str, alice.MetaGradient] = {"jvp": alice.jvp, "virtual_step": alice.virtual_step}
+
+
+class Elite(Detector):
+    """Algorithm 1 of the ELITE paper.
+
+    Args:
+        meta_gradient: How M is computed: `"jvp"` or `"virtual_step"`, equal up to rounding; see `alice`.
+        meta_scale: η_M of Eq. 14. Under Adam a constant factor of the loss cancels: it means something with SGD only.
+        weights: α: `"raw"` as in Eq. 14, or `"mean"`, divided by the batch mean of |M|.
+        **detector: See `Detector`.
+    """
+
+    needs_labels = True
+    suspicion_sum: Tensor
+    visits: Tensor
+    last_pseudo_label: Tensor
+
+    def __init__(self, *, meta_gradient: str, meta_scale: float, weights: str, **detector: Any) -> None:
+        super().__init__(**detector)
+        if meta_gradient not in META_GRADIENTS:
+            raise InputError(f"method.meta_gradient={meta_gradient}: must be jvp or virtual_step")
+        if weights not in alice.WEIGHTS:
+            raise InputError(f"method.weights={weights}: must be raw or mean")
+        if not meta_scale > 0:
+            raise InputError(f"method.meta_scale={meta_scale}: must be positive")
+        self.infer = META_GRADIENTS[meta_gradient]
+        self.meta_scale, self.weights = meta_scale, weights
+
+    def setup(self, stage: str) -> None:
+        """Makes room for what is learned about each unlabeled sample; in buffers, so that a checkpoint keeps it."""
+        n = len(self.data.unlabeled)
+        self.register_buffer("suspicion_sum", torch.zeros(n, dtype=torch.float64, device=self.device))
+        self.register_buffer("visits", torch.zeros(n, dtype=torch.int64, device=self.device))
+        self.register_buffer("last_pseudo_label", torch.ones(n, device=self.device))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean loss of the unlabeled batch under its pseudo-labels, each weighted by its meta-gradient (Eq. 14)."""
+        inference = self.infer(
+            self.score,
+            batch["unlabeled"],
+            batch["labeled"],
+            batch["labeled_y"],
+            self.margin,
+            learning_rate=self.learning_rate,
+            meta_scale=self.meta_scale,
+            weights=self.weights,
+            labeled_statistics=self.labeled_statistics,
+        )
+        self.remember(batch, inference)
+        return (inference.weight * hinge(inference.score, inference.pseudo_label, self.margin)).mean()
+
+    def remember(self, batch: Batch, inference: alice.Inference) -> None:
+        """Keeps the step's verdict on its samples, and what the epoch's log shows of it."""
+        index, label, y = batch["index"], inference.pseudo_label, batch["labeled_y"]
+        self.suspicion_sum[index] -= inference.d
+        self.visits[index] += 1
+        self.last_pseudo_label[index] = label
+        anomalous, score = label < 0, inference.score.detach()
+        self.observe(
+            labeled_loss=inference.labeled_loss,
+            hinge_active_labeled=(inference.labeled_score[y < 0] < self.margin).float().mean(),
+            hinge_active_unlabeled=(score < self.margin)[anomalous].sum() / anomalous.sum().clamp(min=1),
+            pseudo_anomalies=anomalous.float().mean(),
+            pseudo_label_accuracy=(label == batch["truth"]).float().mean(),
+            idle_steps=(inference.weight == 0).all(),
+        )
+
+    def suspicion(self, data: PollutedData) -> Tensor:
+        """The mean of -d over training: free of η_θ and n, positive = anomalous."""
+        return (self.suspicion_sum / self.visits.clamp(min=1)).cpu()
+
+    def pseudo_label(self, data: PollutedData, threshold: float) -> Tensor:
+        """The last ŷ of each unlabeled sample."""
+        return self.last_pseudo_label.cpu()

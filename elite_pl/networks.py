@@ -1,0 +1,166 @@
+"""Encoders, and the decoders that pre-train them.
+
+A backbone is built from the shape of one sample. Networks follow Deep SAD (Ruff et al., ICLR 2020, and the code published
+with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and no learned scale in batch normalisation, because
+either would let the network map everything to the center.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from elite_pl.errors import InputError
+
+EPSILON = 1e-4  # of batch normalisation, as in Deep SAD
+SLOPE = 0.01  # of the leaky rectifiers
+
+
+class Backbone(NamedTuple):
+    """An encoder with the decoder that mirrors it.
+
+    Attributes:
+        name: Its name in logs and tables.
+        encoder: Maps samples (n, *sample_shape) to outputs (n, k).
+        decoder: Maps outputs (n, k) to samples (n, *sample_shape).
+        outputs: k.
+    """
+
+    name: str
+    encoder: nn.Module
+    decoder: nn.Module
+    outputs: int
+
+
+def auto(sample_shape: tuple[int, ...]) -> Backbone:
+    """The backbone that fits a sample: an MLP for a vector, a LeNet for an image.
+
+    Args:
+        sample_shape: (features,) or (channels, height, width).
+    """
+    return mlp(sample_shape) if len(sample_shape) == 1 else lenet(sample_shape)
+
+
+def mlp(
+    sample_shape: tuple[int, ...],
+    hidden: tuple[int, ...] = (128, 64),
+    outputs: int = 32,
+    batch_norm: bool = True,
+) -> Backbone:
+    """A multi-layer perceptron over the flattened sample.
+
+    Args:
+        sample_shape: Shape of one sample.
+        hidden: Width of each hidden layer of the encoder; the decoder mirrors them.
+        outputs: k, the number of the encoder's outputs.
+        batch_norm: Whether hidden layers are normalised.
+    """
+    features = 1
+    for size in sample_shape:
+        features *= size
+    widths = (features, *hidden, outputs)
+
+    def layers(widths: tuple[int, ...]) -> list[nn.Module]:
+        modules: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+            modules.append(nn.Linear(before, after, bias=False))
+            if i < len(widths) - 2:
+                if batch_norm:
+                    modules.append(nn.BatchNorm1d(after, affine=False, eps=EPSILON))
+                modules.append(nn.LeakyReLU(SLOPE))
+        return modules
+
+    encoder = nn.Sequential(nn.Flatten(), *layers(widths))
+    decoder = nn.Sequential(*layers(widths[::-1]), nn.Unflatten(1, sample_shape))
+    return Backbone("mlp", encoder, decoder, outputs)
+
+
+# Deep SAD's networks: channels of each convolution and number of outputs, by the shape of the images.
+PUBLISHED = {
+    (1, 28, 28): ("lenet_mnist", (8, 4), 32),
+    (3, 32, 32): ("lenet_cifar10", (32, 64, 128), 128),
+}
+
+
+def lenet(
+    sample_shape: tuple[int, ...],
+    channels: tuple[int, ...] | None = None,
+    outputs: int | None = None,
+    hidden: int | None = None,
+) -> Backbone:
+    """A LeNet: blocks of a 5x5 convolution and a pooling that halves the image, then a linear layer.
+
+    Args:
+        sample_shape: (channels, height, width) of an image.
+        channels: Channels of each convolution. Default: Deep SAD's for 28x28 gray and 32x32 colour images; for others as
+            many blocks as leave 4 to 7 pixels of the shorter side, of 16, 32, 64 ... at most 128 channels.
+        outputs: k, the number of the encoder's outputs, a multiple of 16. Default: 32 (gray), 128 (colour); otherwise 64.
+        hidden: Width of a linear layer before the last one. Default: none.
+
+    Raises:
+        InputError: If the sample is no image, or too small for a LeNet.
+    """
+    if len(sample_shape) != 3 or min(sample_shape[1:]) < 4:
+        raise InputError(f"backbone=lenet: needs images of at least 4x4 pixels, not samples of shape {sample_shape}")
+    if channels is None and outputs is None and sample_shape in PUBLISHED:
+        name, channels, outputs = PUBLISHED[sample_shape]
+    else:
+        name, outputs = "lenet", outputs or 64
+        if channels is None:
+            blocks = max(1, (min(sample_shape[1:]) // 4).bit_length() - 1)
+            channels = tuple(min(16 * 2**i, 128) for i in range(blocks))
+    if outputs % 16:
+        raise InputError(f"backbone.outputs={outputs}: must be a multiple of 16, the decoder starts from 4x4 pixels")
+
+    image_channels, *size = sample_shape
+    sizes = [tuple(side // 2**i for side in size) for i in range(len(channels) + 1)]  # before each block, and at the end
+    flat = channels[-1] * sizes[-1][0] * sizes[-1][1]
+
+    encoder = nn.Sequential()
+    for before, after in zip((image_channels, *channels), channels, strict=False):
+        encoder.extend((
+            nn.Conv2d(before, after, 5, padding=2, bias=False),
+            nn.BatchNorm2d(after, affine=False, eps=EPSILON),
+            nn.LeakyReLU(SLOPE),
+            nn.MaxPool2d(2),
+        ))  # fmt: skip
+    encoder.append(nn.Flatten())
+    if hidden:
+        encoder.extend((
+            nn.Linear(flat, hidden, bias=False),
+            nn.BatchNorm1d(hidden, affine=False, eps=EPSILON),
+            nn.LeakyReLU(SLOPE),
+        ))  # fmt: skip
+    encoder.append(nn.Linear(hidden or flat, outputs, bias=False))
+
+    decoder = nn.Sequential(nn.Unflatten(1, (outputs // 16, 4, 4)), nn.LeakyReLU(SLOPE))
+    reverse = (outputs // 16, *channels[::-1])
+    for before, after, sides in zip(reverse, reverse[1:], sizes[:0:-1], strict=False):
+        decoder.extend((
+            Resize(sides),
+            nn.ConvTranspose2d(before, after, 5, padding=2, bias=False),
+            nn.BatchNorm2d(after, affine=False, eps=EPSILON),
+            nn.LeakyReLU(SLOPE),
+        ))  # fmt: skip
+    decoder.extend((
+        Resize(sizes[0]),
+        nn.ConvTranspose2d(channels[0], image_channels, 5, padding=2, bias=False),
+        nn.Sigmoid(),  # pixels lie in [0, 1]
+    ))  # fmt: skip
+    return Backbone(name, encoder, decoder, outputs)
+
+
+class Resize(nn.Module):
+    """Resizes images to a given size by repeating the nearest pixel; odd sizes too, which a factor of 2 cannot reach.
+
+    Args:
+        size: (height, width) of the result.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = tuple(size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps images (n, channels, ...) to (n, channels, height, width)."""
+        return functional.interpolate(image, size=self.size)

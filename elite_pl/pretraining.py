@@ -1,0 +1,44 @@
+"""Autoencoder pre-training of an encoder, with its results kept for the other methods on the same split."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from elite_pl import seeding
+from elite_pl.datamodule import PollutedData
+from elite_pl.files import atomic_write
+from elite_pl.networks import Backbone
+
+
+def pretrain(backbone: Backbone, data: PollutedData, *, epochs: int, learning_rate: float, cache: Path | None) -> None:
+    """Trains encoder and decoder to reproduce all training samples (mean squared error), without looking at labels.
+
+    "Exactly as Deep SVDD does" (Algorithm 1, line 1): Ruff et al., "Deep One-Class Classification", ICML 2018, Sec. 3.2.
+
+    Args:
+        backbone: Changed in place.
+        data: The unlabeled and labeled samples, on the backbone's device.
+        epochs: Passes over them; 0 does nothing.
+        learning_rate: Of Adam.
+        cache: A file that holds the trained weights, read if it is there and written otherwise.
+    """
+    if epochs == 0:
+        return
+    autoencoder = nn.Sequential(backbone.encoder, backbone.decoder)
+    if cache is not None and cache.is_file():
+        autoencoder.load_state_dict(torch.load(cache, map_location=data.truth.device, weights_only=True))
+        return
+    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=learning_rate)
+    samples = len(data.unlabeled) + len(data.labeled)
+    autoencoder.train()
+    for epoch in range(epochs):
+        order = torch.randperm(samples, generator=seeding.generator(data.seed, "pretraining batches", epoch))
+        for batch in data.training_samples(order):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(autoencoder(batch), batch).backward()
+            optimizer.step()
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(cache) as temporary:
+            torch.save(autoencoder.state_dict(), temporary)

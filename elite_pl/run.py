@@ -1,0 +1,273 @@
+"""One run, from the raw data to its directory of results, top to bottom."""
+
+import logging
+import shutil
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from elite_pl import metrics, plots, seeding, sources, splits, tracking
+from elite_pl.callbacks import CollapseWarning, History, TimeLeft
+from elite_pl.config import Config, instantiate
+from elite_pl.datamodule import PollutedData
+from elite_pl.detector import Detector, collapsed
+from elite_pl.errors import InputError
+from elite_pl.files import atomic_write
+
+log = logging.getLogger("elite_pl")
+
+
+def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
+    """Trains and evaluates one detector, and fills its run directory.
+
+    A run that was interrupted goes on from its `last.ckpt`.
+
+    Args:
+        config: A checked configuration.
+        directory: The run directory.
+        hash: The hash of the configuration.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        InputError: If the data and the configuration do not go together; no directory is left behind then.
+        TrainingError: If training goes wrong.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    quiet_lightning()
+
+    data = make_data(config)
+    detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
+    detector.check(data)
+    facts = describe(config, data, detector)
+    log.info(
+        "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, %(data/hidden_anomalies)s of "
+        "them hidden anomalies; %(data/labeled)d labeled; %(data/test)d to test; method %(method)s, %(backbone)s",
+        facts,
+    )
+
+    plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[arg-type]
+    fresh = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    logger, exit_code = None, 1
+    try:
+        with atomic_write(directory / "config.yaml") as temporary:
+            OmegaConf.save(plain, temporary)
+        data.split.save(directory / "splits.npz")
+        logger = tracking.make_logger(directory, plain)
+        start = time.monotonic()
+        fit(config, detector, data, directory, logger)
+        facts["train/seconds"] = time.monotonic() - start
+        results = write_results(config, detector, data, directory, logger, facts)
+        tracking.write_metrics(directory, hash, results)
+        exit_code = 0
+    except InputError:
+        if fresh:
+            shutil.rmtree(directory)
+        raise
+    finally:
+        if (wandb_run := tracking.wandb_run(logger)) is not None:
+            tracking.close(wandb_run, exit_code)
+    return results
+
+
+def make_data(config: Config) -> PollutedData:
+    """Source and split of a configuration, as a data module."""
+    arrays = instantiate(config.dataset.source)()
+    if arrays.labels == "known":
+        normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)
+    else:
+        normal_class = sources.resolve_class(config.normal_class, arrays)
+        split = splits.polluted_one_vs_rest(
+            arrays.y_train,
+            arrays.y_test,
+            dataset=arrays.name,
+            normal_class=normal_class,
+            pollution=config.pollution,
+            label_ratio=config.label_ratio,
+            n_train=config.n_train,
+            seed=config.seed,
+            labeled_from=config.dataset.labeled_from,
+            class_names=arrays.class_names,
+        )
+    return PollutedData(
+        arrays,
+        split,
+        normal_class=normal_class,
+        batch_size=config.batch_size,
+        labeled_batch_size=config.labeled_batch_size,
+        seed=config.seed,
+    )
+
+
+def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None = None) -> Detector:
+    """The detector of a configuration, with the initial weights of its seed.
+
+    Args:
+        config: The configuration.
+        sample_shape: Shape of one sample.
+        pretrained: See `Detector`.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seeding.derive(config.seed, "network"))
+        backbone = instantiate(config.backbone)(sample_shape)
+        return instantiate(config.method)(backbone=backbone, pretrained=pretrained)
+
+
+def pretrained_file(config: Config, data: PollutedData) -> Path:
+    """Where the pre-trained weights lie that all methods on one split and network share."""
+    plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[arg-type]
+    identity = {
+        "backbone": plain["backbone"],
+        "pretrain": [plain["method"][key] for key in ("pretrain_epochs", "pretrain_learning_rate")],
+        "batches": [config.batch_size, config.seed],
+        "data": data.arrays.fingerprint,
+        "split": [getattr(data.split, part).tolist() for part in ("unlabeled", "labeled")],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    return Path(config.output_dir) / "pretrained" / f"{tracking.digest(identity)}.pt"
+
+
+def describe(config: Config, data: PollutedData, detector: Detector) -> dict[str, Any]:
+    """What is known before training: coordinates, counts and environment, for `metrics.json`."""
+    hidden = data.anomalous("unlabeled")
+    known = data.arrays.labels == "known"
+    coordinates = {} if known else {key: getattr(config, key) for key in ("pollution", "label_ratio", "n_train")}
+    return {
+        "dataset": data.arrays.name,
+        "method": detector.name,
+        "backbone": detector.backbone.name,
+        "normal_class": "known labels" if known else data.class_name(data.normal_class),
+        **coordinates,
+        "seed": config.seed,
+        "data/unlabeled": len(hidden),
+        "data/labeled": len(data.labeled),
+        "data/test": len(data.test),
+        "data/hidden_anomalies": "unknown" if known else int(hidden.sum()),
+        **({} if known else {"data/pollution_unlabeled": float(hidden.double().mean())}),
+        "data/fingerprint": data.arrays.fingerprint,
+        **tracking.environment(),
+    }
+
+
+def fit(config: Config, detector: Detector, data: PollutedData, directory: Path, logger: Any) -> None:
+    """Trains, from the last checkpoint if there is one."""
+    checkpoint = ModelCheckpoint(directory, filename="last", enable_version_counter=False)
+    callbacks = [History(directory / "history.csv"), TimeLeft(), CollapseWarning(), checkpoint]
+    trainer = instantiate(config.trainer)(logger=logger or False, callbacks=callbacks)
+    last = directory / "last.ckpt"
+    trainer.fit(detector, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+
+
+def write_results(
+    config: Config, detector: Detector, data: PollutedData, directory: Path, logger: Any, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Scores the test part and the training samples, and writes all files of a run but `metrics.json`."""
+    detector.to("cpu")
+    data.place(torch.device("cpu"))
+    labeled, unlabeled, test = (detector.score_samples(part) for part in (data.labeled, data.unlabeled, data.test))
+    threshold = choose_threshold(labeled, data.labeled_y, unlabeled)
+    suspicion = detector.suspicion(data)
+    hidden = None if data.arrays.labels == "known" else data.anomalous("unlabeled")
+    is_anomaly = data.anomalous("test")
+
+    results = {**facts, "train/margin": float(detector.margin), "threshold": threshold}
+    if len(test):
+        results |= {
+            "test/auroc": metrics.roc_auc(test, is_anomaly),
+            "test/average_precision": metrics.average_precision(test, is_anomaly),
+            "test/base_rate": float(is_anomaly.double().mean()),
+            "test/collapsed": collapsed(test),
+        }
+        plots.roc_plot(directory / "roc.png", test.numpy(), is_anomaly.numpy(), title="{dataset}, normal class {normal_class}, {method}".format(**facts))
+        plots.score_plot(directory / "scores.png", test.numpy(), is_anomaly.numpy(), threshold)
+    if len(test) and data.arrays.labels == "classes":
+        y = torch.as_tensor(data.arrays.y_test[data.split.test])
+        for number, value in metrics.roc_auc_per_class(test, y, data.normal_class).items():
+            results[f"test/auroc_class/{data.class_name(number)}"] = value
+    if hidden is not None and 0 < hidden.sum() < len(hidden):
+        results["audit/auroc"] = metrics.roc_auc(suspicion, hidden)
+
+    tracking.write_scores(directory / "scores.csv", data.split.test, test, is_anomaly)
+    tracking.write_audit(
+        directory / "audit.csv",
+        data.split.unlabeled,
+        suspicion,
+        detector.pseudo_label(data, threshold),
+        hidden,
+    )
+    plots.suspicion_plot(directory / "suspicion.png", suspicion.numpy(), None if hidden is None else hidden.numpy())
+    save_detector(directory / "detector.pt", config, detector, data, threshold)
+    if (wandb_run := tracking.wandb_run(logger)) is not None:
+        tracking.log_final(wandb_run, results, is_anomaly, test, suspicion, hidden)
+    return results
+
+
+def choose_threshold(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
+    """The score above which a sample is called an anomaly.
+
+    The one that gives the labeled samples the highest balanced accuracy (Youden's J), half-way to the next score;
+    without labels of both kinds, the 95th percentile of the unlabeled scores.
+
+    Args:
+        labeled: Scores of the labeled samples, shape (m,).
+        label: +1 or -1, shape (m,).
+        unlabeled: Scores of the unlabeled samples, shape (N,).
+    """
+    if not ((label > 0).any() and (label < 0).any()):
+        return float(np.quantile(unlabeled.double().numpy(), 0.95))
+    values = labeled.double().unique()
+    candidates = (values + torch.cat([values[1:], values[-1:] * 2 + 1])) / 2
+    anomalous = labeled.double() > candidates[:, None]
+    gain = anomalous[:, label < 0].double().mean(1) - anomalous[:, label > 0].double().mean(1)
+    return float(candidates[gain.argmax()])
+
+
+def save_detector(path: Path, config: Config, detector: Detector, data: PollutedData, threshold: float) -> None:
+    """Writes `detector.pt`: plain tensors and dictionaries, all that is needed to score new samples."""
+    shift, scale = data.scaling
+    content = {
+        "score": detector.score.state_dict(),
+        "margin": detector.margin,
+        "threshold": threshold,
+        "sample_shape": list(data.sample_shape),
+        "preprocessing": {"shift": shift, "scale": scale},
+        "config": OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+    }
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
+    """Reads `detector.pt`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The detector in evaluation mode, which scores samples that were scaled as `(x - shift) / scale`, and all that the
+        file holds.
+    """
+    content = torch.load(path, weights_only=True)
+    detector = make_detector(OmegaConf.create(content["config"]), tuple(content["sample_shape"]))  # type: ignore[arg-type]
+    detector.score.load_state_dict(content["score"])
+    return detector.eval(), content
+
+
+def quiet_lightning() -> None:
+    """Silences advice that does not apply: there are no workers, and checkpoints are meant to be replaced."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*log_every_n_steps.*"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=pl.utilities.warnings.PossibleUserWarning)

@@ -1,0 +1,38 @@
+"""Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
+
+import torch
+from torch import Tensor, nn
+
+from elite_pl.losses import center_of
+from elite_pl.networks import Backbone
+
+
+class Hypersphere(nn.Module):
+    """Distance of the encoder's output to a fixed center: `Ω(x) = ||φ(x; θ) - o||`, or its square.
+
+    Source: Ruff et al., "Deep One-Class Classification", ICML 2018; Algorithm 1 of the ELITE paper has the distance, its
+    Sec. 3.2.1 the square.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+        squared: Whether the score is the squared distance.
+    """
+
+    center: Tensor
+
+    def __init__(self, backbone: Backbone, squared: bool = False) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.squared = squared
+        self.register_buffer("center", torch.zeros(backbone.outputs))
+
+    @torch.no_grad()
+    def initialise(self, batches: list[Tensor]) -> None:
+        """Sets the center o to the mean output over all training samples; see `losses.center_of`."""
+        self.center.copy_(center_of(torch.cat([self.encoder(batch) for batch in batches])))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        # vector_norm, because the square root of a sum has no tangent at the center itself
+        distance = torch.linalg.vector_norm(self.encoder(sample) - self.center, dim=1)
+        return distance.square() if self.squared else distance

@@ -1,0 +1,316 @@
+"""Who is unlabeled, labeled or test: the polluted one-vs-rest protocol of the paper (Sec. 5.1), in indices only.
+
+One class is normal, all others are anomalies. A training set of `n_train` samples holds a share `pollution` of
+anomalies; `label_ratio` of it is labeled, half of each kind, and the rest is unlabeled. Pure numpy, and no global
+random state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from elite_pl.errors import InputError
+from elite_pl.files import atomic_write
+
+NORMAL, ANOMALY, UNLABELED = 1, -1, 0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Disjoint indices of one experiment.
+
+    Attributes:
+        unlabeled: (N,) int64, ascending, into the training part.
+        labeled: (M,) int64 into the training part, normal samples first.
+        labeled_y: (M,) int8, +1 normal and -1 anomaly, aligned with `labeled`.
+        test: (T,) int64 into the test part.
+    """
+
+    unlabeled: np.ndarray
+    labeled: np.ndarray
+    labeled_y: np.ndarray
+    test: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write the four arrays to an npz file that is either complete or absent."""
+        with atomic_write(path) as temporary:
+            np.savez(temporary, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Split:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+
+def polluted_one_vs_rest(
+    y_train: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    dataset: str,
+    normal_class: int,
+    pollution: float,
+    label_ratio: float,
+    n_train: int | None,
+    seed: int,
+    labeled_from: str = "inside",
+    class_names: Sequence[str] | None = None,
+) -> Split:
+    """Draw a polluted, partly labeled training set (paper Sec. 5.1).
+
+    `floor(pollution * n_train)` anomalies come at random from the other classes, the rest is normal;
+    `k = floor(label_ratio * n_train / 2)` of each kind are labeled. Both kinds are shuffled once by a generator that
+    knows (dataset, normal_class, seed) only, and every set is one end of a shuffled list. So a larger `label_ratio`
+    keeps the labels of a smaller one, a larger `pollution` keeps the anomalies of a smaller one (and drops normal
+    samples), and runs of one `n_train` that differ in pollution alone share their labeled samples.
+
+    Args:
+        y_train: (n,) class ids of the training part.
+        y_test: (T,) class ids of the test part, all of which is used.
+        dataset: name of the data set; other names draw other samples.
+        normal_class: id of the normal class.
+        pollution: r_p, share of anomalies in the whole training set, labeled samples included; in [0, 1).
+        label_ratio: r_l, share of labeled samples; in [0, 1].
+        n_train: size of the training set; None: all samples of the normal class, and the anomalies that `pollution`
+            asks for.
+        seed: of the draw.
+        labeled_from: "inside": labeled samples are taken out of the `n_train`; "outside": drawn beyond them.
+        class_names: names for the messages.
+
+    Returns:
+        The split. Labeled and unlabeled never overlap.
+
+    Raises:
+        InputError: a value out of range, or a combination that the data cannot serve; the message names values that
+            work.
+    """
+    if not 0 <= pollution < 1:
+        raise InputError(f"pollution={pollution}: not a share of anomalies; a number from 0 to below 1")
+    if not 0 <= label_ratio <= 1:
+        raise InputError(f"label_ratio={label_ratio}: not a share of labeled samples; a number from 0 to 1")
+    if n_train is not None and n_train < 2:
+        raise InputError(f"n_train={n_train}: too few samples to train on; at least 2, or null for all of the class")
+    if labeled_from not in ("inside", "outside"):
+        raise InputError(f"dataset.labeled_from={labeled_from}: unknown; inside or outside")
+    y_train, y_test = np.asarray(y_train), np.asarray(y_test)
+    is_normal = y_train == normal_class
+    if not is_normal.any():
+        there = describe_classes(y_train, class_names)
+        raise InputError(f"normal_class={normal_class}: the training part has no such class; it has {there}")
+    test_normal = np.count_nonzero(y_test == normal_class)
+    if test_normal in (0, len(y_test)):
+        kind = "anomaly" if test_normal else "normal sample"
+        raise InputError(f"normal_class={normal_class}: the test part has no {kind}; a ROC AUC needs both kinds")
+
+    stock = _Stock(int(is_normal.sum()), int((~is_normal).sum()), labeled_from)
+    n_normal, n_anomalous, k = stock.counts(pollution, label_ratio, n_train)
+    if not stock.serves((n_normal, n_anomalous, k), label_ratio > 0):
+        raise InputError(stock.explain(pollution, label_ratio, n_train))
+
+    stream = hashlib.sha256(f"{dataset}/{normal_class}/{seed}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(stream[:16], "big"))
+    normal = generator.permutation(np.flatnonzero(is_normal))
+    anomalous = generator.permutation(np.flatnonzero(~is_normal))
+    # Outside labels come from the far end, so that they too stay the same when the pollution changes.
+    head = slice(None) if labeled_from == "inside" else slice(None, None, -1)
+    labeled = np.concatenate([normal[head][:k], anomalous[head][:k]])
+    drawn = np.concatenate([normal[:n_normal], anomalous[:n_anomalous]])
+    return Split(
+        unlabeled=np.setdiff1d(drawn, labeled),
+        labeled=labeled,
+        labeled_y=np.repeat(np.array([NORMAL, ANOMALY], dtype=np.int8), k),
+        test=np.arange(len(y_test)),
+    )
+
+
+def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
+    """Take the labels that the user gave: +1 normal, -1 anomaly, 0 unlabeled.
+
+    Args:
+        y_train: (n,) labels in {+1, -1, 0}.
+        y_test: (T,) labels in {+1, -1}; empty when there is no test part.
+
+    Returns:
+        The split, in the order of the data (normal samples first among the labeled).
+
+    Raises:
+        InputError: other values, fewer than 2 unlabeled samples, or a test part of one kind.
+    """
+    y_train, y_test = np.asarray(y_train), np.asarray(y_test)
+    for part, y, allowed in (("y_train", y_train, (1, -1, 0)), ("y_test", y_test, (1, -1))):
+        if strange := sorted(set(np.unique(y).tolist()) - set(allowed)):
+            shown = ", ".join(map(str, strange[:5]))
+            right = ", ".join(map(str, allowed))
+            meaning = "1 normal, -1 anomaly" + (", 0 unlabeled" if 0 in allowed else "; samples to score need no label")
+            raise InputError(f"dataset.labels=known: {part} holds {shown}; {right} are allowed ({meaning})")
+    unlabeled = np.flatnonzero(y_train == UNLABELED)
+    if len(unlabeled) < 2:
+        raise InputError(
+            f"dataset.labels=known: y_train has {len(unlabeled)} unlabeled samples (0); training needs at least 2"
+        )
+    if len(y_test) and len(np.unique(y_test)) < 2:
+        raise InputError("dataset.labels=known: y_test has one kind only; give both 1 and -1, or no test part")
+    normal, anomalous = np.flatnonzero(y_train == NORMAL), np.flatnonzero(y_train == ANOMALY)
+    labeled = np.concatenate([normal, anomalous])
+    return Split(unlabeled, labeled, y_train[labeled].astype(np.int8), np.arange(len(y_test)))
+
+
+def is_anomaly(y: np.ndarray, normal_class: int, labels: str) -> np.ndarray:
+    """Tell the true anomalies.
+
+    Args:
+        y: (n,) class ids, or given labels.
+        normal_class: id of the normal class; not read when `labels` is "known".
+        labels: "classes" or "known". With "known", an unlabeled sample (0) is False, which means "nobody knows".
+
+    Returns:
+        (n,) bool.
+    """
+    return np.asarray(y) == ANOMALY if labels == "known" else np.asarray(y) != normal_class
+
+
+def stratified(y: np.ndarray, test_fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Part a data set that comes without a test part, class by class.
+
+    Args:
+        y: (n,) class ids.
+        test_fraction: share of every class that goes to the test part, in (0, 1), rounded to the nearest sample; a
+            class of two or more has at least one sample on both sides.
+        seed: of the draw.
+
+    Returns:
+        (training, test): ascending int64 indices.
+    """
+    generator = np.random.default_rng(seed)
+    in_test = np.zeros(len(y), dtype=bool)
+    for value in np.unique(y):
+        members = generator.permutation(np.flatnonzero(y == value))
+        n_test = min(max(1, math.floor(test_fraction * len(members) + 0.5)), len(members) - 1)
+        in_test[members[:n_test]] = True
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def describe_classes(y: np.ndarray, class_names: Sequence[str] | None = None, limit: int = 20) -> str:
+    """List the class ids in `y` for a message, with their names where they have some: `0 (cat), 1 (dog)`."""
+    ids = np.unique(y).tolist()
+    named = [
+        f"{i} ({class_names[i]})" if class_names and 0 <= i < len(class_names) and class_names[i] != str(i) else str(i)
+        for i in ids[:limit]
+    ]
+    return ", ".join(named) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
+
+
+@dataclass(frozen=True)
+class _Stock:
+    """What the training part holds, what a request takes from it, and which requests it can serve.
+
+    All counts broadcast, so that the search for values that work is the check itself over an array.
+    """
+
+    normal: int
+    anomalous: int
+    labeled_from: str
+
+    def counts(self, pollution, label_ratio, n_train):
+        """Return the numbers of normal samples, of anomalies, and of labeled samples of each kind."""
+        if n_train is None:
+            n_normal, n_anomalous = self.normal, _floor(pollution * self.normal / (1 - pollution))
+        else:
+            n_anomalous = _floor(pollution * n_train)
+            n_normal = n_train - n_anomalous
+        return n_normal, n_anomalous, _floor(label_ratio * (n_normal + n_anomalous) / 2)
+
+    def conditions(self, counts, wants_labels):
+        """Return what must hold, in the order of the messages of `explain`."""
+        n_normal, n_anomalous, k = counts
+        inside, outside = (k, 0 * k) if self.labeled_from == "inside" else (0 * k, k)
+        return (
+            n_normal + outside <= self.normal,
+            n_anomalous + outside <= self.anomalous,
+            (k > 0) | (not wants_labels),
+            inside <= n_anomalous,
+            inside <= n_normal,
+            n_normal + n_anomalous - 2 * inside >= 2,
+        )
+
+    def serves(self, counts, wants_labels):
+        """Tell whether all conditions hold."""
+        return np.logical_and.reduce(np.broadcast_arrays(*self.conditions(counts, wants_labels)))
+
+    def explain(self, pollution: float, label_ratio: float, n_train: int | None) -> str:
+        """Say what is wrong with a request that cannot be served, and which change of one value would mend it."""
+        n_normal, n_anomalous, k = (int(count) for count in self.counts(pollution, label_ratio, n_train))
+        total, typed = n_normal + n_anomalous, "null" if n_train is None else n_train
+        labels = f" and {k} labels" if self.labeled_from == "outside" else ""
+        of_set = f"pollution={pollution} draws for n_train={typed}"
+        messages = (
+            f"n_train={typed}: at pollution={pollution} it takes {n_normal} normal samples{labels}, "
+            f"and the normal class has {self.normal}",
+            f"pollution={pollution}: it takes {n_anomalous} anomalies{labels}, "
+            f"and the other classes have {self.anomalous}",
+            f"label_ratio={label_ratio}: no labeled sample at all out of {total}",
+            f"label_ratio={label_ratio}: {k} labeled anomalies are more than the {n_anomalous} that {of_set}",
+            f"label_ratio={label_ratio}: {k} labeled normal samples are more than the {n_normal} that {of_set}",
+            f"label_ratio={label_ratio}: {total - 2 * k} of {total} samples stay unlabeled, "
+            f"and training needs at least 2",
+        )
+        held = self.conditions((n_normal, n_anomalous, k), label_ratio > 0)
+        wrong = next(message for message, holds in zip(messages, held, strict=True) if not holds)
+        *others, last = self._remedies(pollution, label_ratio, n_train) or ["no change of one value alone"]
+        return f"{wrong}; {', '.join(others)}{' or ' if others else ''}{last} works"
+
+    def _remedies(self, pollution: float, label_ratio: float, n_train: int | None) -> list[str]:
+        """For each key, the value nearest to the given one that works with the others as they are."""
+        n_normal, n_anomalous, k = (int(count) for count in self.counts(pollution, label_ratio, n_train))
+        total, found, wants = n_normal + n_anomalous, [], label_ratio > 0
+
+        def add(key: str, value: float, given: float) -> None:
+            found.append(f"{key} of at {'least' if value > given else 'most'} {value}")
+
+        sizes = np.arange(2, self.normal + self.anomalous + 1)
+        if (n := _nearest(sizes, self.serves(self.counts(pollution, label_ratio, sizes), wants), total)) is not None:
+            add("n_train", n, total)
+
+        a = np.arange(self.anomalous + 1 if n_train is None else min(self.anomalous, n_train) + 1)
+        n_by_a = self.normal + a if n_train is None else np.full_like(a, n_train)
+        k_by_a = _floor(label_ratio * n_by_a / 2)
+        if (b := _nearest(a, self.serves((n_by_a - a, a, k_by_a), wants), n_anomalous)) is not None and b < n_by_a[b]:
+            p = _shortest(b / n_by_a[b], lambda p: p < 1 and self.counts(p, 0.0, n_train)[1] == b)
+            add("pollution", p, pollution)
+
+        ks = np.arange(1, min(total // 2, self.normal, self.anomalous) + 1)
+        if (j := _nearest(ks, self.serves((n_normal, n_anomalous, ks), wants), k)) is not None:
+            add("label_ratio", _shortest(2 * j / total, lambda r: _floor(r * total / 2) == j), label_ratio)
+        elif wants and self.serves((n_normal, n_anomalous, 0), False):
+            found.append("label_ratio=0")
+
+        beyond = _Stock(self.normal, self.anomalous, "outside")
+        if self.labeled_from == "inside" and k > n_anomalous and beyond.serves((n_normal, n_anomalous, k), wants):
+            found.append("dataset.labeled_from=outside")
+        return found
+
+
+def _floor(value):
+    """Round down, forgiving the error of binary fractions: 0.29 * 100 is 29."""
+    return np.floor(np.asarray(value) + 1e-9).astype(np.int64)
+
+
+def _nearest(candidates: np.ndarray, works: np.ndarray, given: int) -> int | None:
+    """Return the working candidate nearest to the given number, None if none works."""
+    working = candidates[works]
+    return int(working[np.argmin(np.abs(working - given))]) if len(working) else None
+
+
+def _shortest(value: float, works: Callable[[float], bool]) -> float:
+    """Round a share up to the fewest decimals that still work."""
+    for decimals in range(1, 16):
+        rounded = round(math.ceil(value * 10**decimals - 1e-9) / 10**decimals, decimals)
+        if works(rounded):
+            return rounded
+    return value

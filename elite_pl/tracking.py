@@ -1,0 +1,488 @@
+"""Where a run leaves its results, how a finished one is known, and W&B. The only module that imports wandb."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import json
+import logging
+import math
+import numbers
+import os
+import platform
+import re
+import ssl
+import subprocess
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from elite_pl.errors import InputError
+from elite_pl.files import atomic_write, write_json
+from elite_pl.plots import class_histograms, roc_curve
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
+
+logger = logging.getLogger(__name__)
+
+# What a run may be called, where it may lie and how it may be watched without being another run.
+BOOKKEEPING = (
+    "study",
+    "output_dir",
+    "logger",
+    "threads",
+    "dataset.root",
+    "trainer.check_val_every_n_epoch",
+    "trainer.enable_progress_bar",
+)
+
+_MODES = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "run": "online",
+    "dryrun": "offline",
+    "shared": "online",
+}
+_ANSWER_SECONDS = 2.0
+
+# ------------------------------------------------------------------------------------------- what is already done
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """The identity of a run: what its numbers depend on, and nothing else.
+
+    A file of one's own (`dataset.path`) counts by its content, so another file at the same place is another run and a
+    moved file is the same one.
+
+    Args:
+        config: The resolved config as plain dictionaries, lists and scalars.
+
+    Returns:
+        The first 10 hexadecimal digits of the SHA-256 of its canonical JSON without `BOOKKEEPING`.
+    """
+    config = copy.deepcopy(dict(config))
+    for key in BOOKKEEPING:
+        *groups, name = key.split(".")
+        node: Any = config
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(name, None)
+    dataset = config.get("dataset", {})
+    if (path := dataset.get("path")) and Path(path).is_file():
+        with open(path, "rb") as file:
+            dataset["path"] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(config)
+
+
+def digest(facts: object) -> str:
+    """The first 10 hexadecimal digits of the SHA-256 of the canonical JSON of `facts`."""
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _safe(name: object) -> str:
+    """`name` as one part of a path on any file system: no separators, no leading dot, not too long."""
+    return re.sub(r"[^\w.+-]+", "-", str(name)).strip("-.")[:60] or "unnamed"
+
+
+def coordinates(config: Mapping[str, Any]) -> str:
+    """What a person looks for a run by, such as `normal3_rp0.5_rl0.004_n5000_seed0`.
+
+    Where the labels are known there is no normal class, no pollution and no label ratio; what is null is left out.
+    """
+    parts = {"normal": "normal_class", "rp": "pollution", "rl": "label_ratio", "n": "n_train", "seed": "seed"}
+    known = config["dataset"].get("labels") == "known"
+    if known:
+        parts = {"seed": "seed"}
+    values = {word: config[key] for word, key in parts.items() if config[key] is not None}
+    named = [word + _safe(f"{v:g}" if isinstance(v, float) else v) for word, v in values.items()]
+    return "_".join(["known"] * known + named)
+
+
+def run_directory(config: Mapping[str, Any]) -> Path:
+    """`OUTPUT_DIR/STUDY/<dataset>/<method>/<coordinates>-<hash>`, which is not created here."""
+    place = [config["study"], config["dataset"]["name"], config["method"]["name"]]
+    return Path(config["output_dir"], *map(_safe, place), f"{coordinates(config)}-{config_hash(config)}")
+
+
+def finished(directory: str | os.PathLike[str], hash: str) -> dict[str, Any] | None:
+    """The metrics of the run in `directory` if it came to its end with the config of this hash, else None."""
+    try:
+        metrics = json.loads((Path(directory) / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, cut off, not text
+        return None
+    return metrics if isinstance(metrics, dict) and metrics.get("config_hash") == hash else None
+
+
+def check_writable(directory: str | os.PathLike[str]) -> None:
+    """Makes sure that `directory` can be made and written to, and leaves nothing behind.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    place = Path(directory).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        # The permission bits do not tell (root, read-only and network file systems): try it.
+        with tempfile.TemporaryDirectory(dir=place, prefix=".elite_pl-"):
+            pass
+    except OSError as error:
+        reason = "is not a directory" if not place.is_dir() else f"cannot be written to ({error.strerror})"
+        raise InputError(f"output_dir={directory}: {place} {reason}; name a directory that you may write to") from None
+
+
+# ------------------------------------------------------------------------------------------------ what a run leaves
+
+
+def write_metrics(directory: str | os.PathLike[str], hash: str, metrics: Mapping[str, Any]) -> None:
+    """Writes `metrics.json`, the mark of a finished run, so call it last: one flat object, with its `config_hash`.
+
+    Raises:
+        ValueError: If a value is nested, or a number that JSON does not have.
+    """
+    for key, value in metrics.items():
+        if isinstance(value, Mapping | list | tuple) or (isinstance(value, numbers.Real) and not math.isfinite(value)):
+            raise ValueError(f"metrics.json is flat and finite, and {key} is {value!r}")
+    write_json(Path(directory) / "metrics.json", {"config_hash": hash, **metrics})
+
+
+def _write_csv(path: str | os.PathLike[str], header: list[str], rows: Iterable[Iterable[object]]) -> None:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _column(values: ArrayLike | None, kind: type, length: int) -> list[Any]:
+    """A column as Python numbers, which are written with all their digits; empty cells where nothing is known."""
+    return [""] * length if values is None else np.asarray(values).astype(kind).tolist()
+
+
+def write_scores(
+    path: str | os.PathLike[str], index: ArrayLike, score: ArrayLike, is_anomaly: ArrayLike | None
+) -> None:
+    """Writes `scores.csv`: index into the test part, score (higher is more anomalous), truth (1 anomaly, 0 normal).
+
+    Args:
+        path: The file.
+        index: (n,).
+        score: (n,).
+        is_anomaly: (n,), or None where nobody knows it: the column is then empty.
+    """
+    index = _column(index, int, 0)
+    columns = [index, _column(score, float, 0), _column(is_anomaly, int, len(index))]
+    _write_csv(path, ["index", "score", "is_anomaly"], zip(*columns, strict=True))
+
+
+def write_audit(
+    path: str | os.PathLike[str],
+    index: ArrayLike,
+    suspicion: ArrayLike,
+    pseudo_label: ArrayLike | None,
+    is_anomaly: ArrayLike | None,
+) -> None:
+    """Writes `audit.csv`: the unlabeled training samples, the most suspicious first (rank 1; equal ones by index).
+
+    Args:
+        path: The file.
+        index: Index into the training part, (n,).
+        suspicion: Higher is more suspicious, (n,).
+        pseudo_label: +1 or -1, (n,), or None for a method that has none.
+        is_anomaly: The truth, (n,), or None where nobody knows it.
+    """
+    order = np.lexsort((np.asarray(index), -np.asarray(suspicion, dtype=np.float64)))
+    n = len(order)
+    columns = [
+        np.asarray(index)[order].tolist(),
+        np.asarray(suspicion)[order].tolist(),
+        _column(None if pseudo_label is None else np.asarray(pseudo_label)[order], int, n),
+        list(range(1, n + 1)),
+        _column(None if is_anomaly is None else np.asarray(is_anomaly)[order], int, n),
+    ]
+    _write_csv(path, ["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], zip(*columns, strict=True))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a bare checkout
+        return ""
+
+
+def _commit() -> str:
+    """The commit of the checkout that this file is part of, `-dirty` if it was edited since; '' if there is none."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # a wheel inside somebody else's checkout is not of that commit
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def environment(device: object = "cpu") -> dict[str, str]:
+    """Where a run happened, for `metrics.json`.
+
+    Args:
+        device: The torch device that it ran on.
+
+    Returns:
+        `version/*`, `device` (its product name), `commit` (see `_commit`) and `platform`.
+    """
+    import torch  # here, since `--help` needs nothing of it
+
+    on_gpu = str(device).startswith("cuda")
+    return {
+        "version/python": platform.python_version(),
+        "version/torch": torch.__version__,
+        **{f"version/{package}": _version(package) for package in ("pytorch_lightning", "elite_pl")},
+        "device": torch.cuda.get_device_name(torch.device(str(device))) if on_gpu else _cpu_name(),
+        "commit": _commit(),
+        "platform": platform.platform(),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- W&B
+
+
+def _answers(url: str) -> bool:
+    """Whether an HTTP server answers at `url` in time, whatever it says."""
+    answered = threading.Event()
+    unchecked = ssl.create_default_context()  # nothing is sent, so nobody needs to prove who answers
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=_ANSWER_SECONDS, context=unchecked).close()
+        except urllib.error.HTTPError:  # an answer, if not a friendly one
+            pass
+        except (OSError, HTTPException, ValueError):
+            return
+        answered.set()
+
+    # In a thread, because the timeout above does not cover the name server, nor an answer that trickles.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return answered.is_set()
+
+
+def _why_not_online() -> str | None:
+    """Why W&B cannot be used online, or None if it can. Never asks the user; 2 s and an import at most."""
+    import wandb
+    from wandb.errors import Error as WandbError
+
+    # Silent, else it greets the user by name, for which it asks the server. wandb reads the environment only once.
+    server: dict[str, Any] = {"base_url": os.environ["WANDB_BASE_URL"]} if os.environ.get("WANDB_BASE_URL") else {}
+    url = wandb.setup(wandb.Settings(silent=True, mode="online", **server)).settings.base_url
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            return "no key is known (wandb login)"
+    except WandbError as error:
+        return str(error)
+    return None if _answers(f"{url.rstrip('/')}/graphql") else f"{url} does not answer within {_ANSWER_SECONDS:g} s"
+
+
+def wandb_mode(requested: str | None) -> str:
+    """Decides within 3 s, and without a question, how W&B is used.
+
+    Args:
+        requested: The setting, or None for `WANDB_MODE`; without that, what is possible.
+
+    Returns:
+        `online`, `offline` or `disabled`. Who asks for `online` in vain gets `offline` and a line that says why.
+
+    Raises:
+        InputError: If there is no such mode.
+    """
+    asked = requested or os.environ.get("WANDB_MODE") or None
+    if asked is not None and asked not in _MODES:
+        key = "logger.mode" if requested else "WANDB_MODE"
+        raise InputError(f"{key}={asked}: no such mode; use online, offline or disabled")
+    mode = "online" if asked is None else _MODES[asked]
+    if mode == "online" and (reason := _why_not_online()):
+        logger.log(logging.WARNING if asked else logging.INFO, "W&B is offline: %s", reason)
+        return "offline"
+    return mode
+
+
+def make_wandb_logger(
+    directory: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    project: str = "elite_pl",
+    entity: str | None = None,
+    mode: str | None = None,
+    run_id: str | None = None,
+) -> WandbLogger:
+    """Starts a W&B run that has nothing to do with any other, in this process or not; end it with `close`.
+
+    Args:
+        directory: The run directory, which gets `wandb/`.
+        config: The resolved config as plain dictionaries; the study becomes the group, the method the job type.
+        project: W&B project.
+        entity: W&B user or team, None for the user's default.
+        mode: See `wandb_mode`.
+        run_id: The `experiment.id` of the run that is taken up again, None for a new one.
+
+    Returns:
+        Lightning's logger; its `experiment` is the W&B run. On other ranks than 0 it logs nothing.
+    """
+    from pytorch_lightning.loggers import WandbLogger
+    from pytorch_lightning.utilities import rank_zero_only
+
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return WandbLogger(project=project, save_dir=str(directory))
+    import wandb
+    from wandb.errors import Error as WandbError
+
+    dataset, method = config["dataset"]["name"], config["method"]["name"]
+    tags = [dataset]
+    if config["dataset"].get("labels") != "known":
+        tags += [f"pollution={config['pollution']:g}", f"normal={config['normal_class']}"]
+    arguments: dict[str, Any] = {
+        "mode": wandb_mode(mode),
+        "project": project,
+        "entity": entity,
+        "dir": os.fspath(directory),
+        "id": run_id,
+        "resume": "allow" if run_id else None,
+        "name": coordinates(config),
+        "group": str(config["study"]),
+        "job_type": method,
+        "tags": [tag[:64] for tag in tags],  # W&B refuses longer ones
+        "config": dict(config),
+        # A run of its own even beside another one: with wandb's default two jobs of a sweep would share the first.
+        "reinit": "create_new",
+        "settings": wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=20,
+            finish_timeout=60,  # wandb's default is to wait for ever; what is not sent stays on disk
+        ),
+    }
+    try:
+        run = wandb.init(**arguments)
+    except WandbError as error:  # a refused key, a server in trouble
+        if arguments["mode"] != "online":
+            raise
+        logger.warning("W&B is offline: %s", str(error).splitlines()[0])
+        arguments["mode"] = "offline"
+        run = wandb.init(**arguments)
+    # As Lightning does for the runs that it starts: curves over optimizer steps.
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    logger.info("W&B: %s", run.url or run.settings.sync_dir)
+    return WandbLogger(project=project, save_dir=str(directory), experiment=run)
+
+
+def log_final(
+    run: Any,
+    metrics: Mapping[str, Any],
+    is_anomaly: ArrayLike | None,
+    scores: ArrayLike,
+    suspicion: ArrayLike | None = None,
+    suspicion_is_anomaly: ArrayLike | None = None,
+) -> None:
+    """Logs a run's results to W&B: the numbers as plain numbers of the summary, the ROC curve, and histograms.
+
+    The ROC curve is our own table in W&B's own panel. `wandb.plot.roc_curve` wants probabilities, pandas and
+    scikit-learn, rounds to 3 digits, and drops points at random where there are many.
+
+    Args:
+        run: `WandbLogger.experiment`.
+        metrics: As for `write_metrics`; what is no number is left out.
+        is_anomaly: The truth of the test part, (n,), or None where nobody knows it.
+        scores: Scores of the test part, (n,).
+        suspicion: Of the unlabeled training samples, (m,), or None for a method without a meta-gradient.
+        suspicion_is_anomaly: The truth of those, (m,), or None where nobody knows it.
+    """
+    import wandb
+
+    for key, value in metrics.items():
+        if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+            run.summary[key] = int(value) if isinstance(value, numbers.Integral) else float(value)
+    charts: dict[str, Any] = {}
+    if is_anomaly is not None and len(np.unique(np.asarray(is_anomaly))) == 2:
+        fpr, tpr = roc_curve(scores, is_anomaly, max_points=300)
+        rows = [["anomaly", x, y] for x, y in zip(fpr.tolist(), tpr.tolist(), strict=True)]
+        charts["roc"] = wandb.plot_table(
+            "wandb/area-under-curve/v0",
+            wandb.Table(columns=["class", "fpr", "tpr"], data=rows),
+            {"x": "fpr", "y": "tpr", "class": "class"},
+            {"title": "ROC", "x-axis-title": "False positive rate", "y-axis-title": "True positive rate"},
+        )
+    for name, values, truth in (
+        ("score", scores, is_anomaly),
+        ("meta_gradient", suspicion, suspicion_is_anomaly),
+    ):
+        if values is not None:
+            edges, counts = class_histograms(values, truth)
+            for kind, count in counts.items():
+                charts[f"{name}/{kind}"] = wandb.Histogram(np_histogram=(count, edges))
+    run.log(charts)
+
+
+def close(run: Any, exit_code: int) -> None:
+    """Ends a W&B run; call it in a `finally`, or the next job of the process would still have it open.
+
+    Args:
+        run: `WandbLogger.experiment`.
+        exit_code: 0 for success; anything else marks the run as failed.
+    """
+    run.finish(exit_code=exit_code)
+
+
+def make_logger(directory: Path, config: Mapping[str, Any]) -> Any:
+    """Lightning's logger as `config["logger"]` asks for it, None for none.
+
+    Raises:
+        InputError: If there is no such logger, or it is not installed.
+    """
+    settings = config["logger"]
+    if settings["kind"] == "none":
+        return None
+    if settings["kind"] == "wandb":
+        options = {key: settings[key] for key in ("project", "entity", "mode")}
+        return make_wandb_logger(directory, config, **options)
+    if settings["kind"] == "tensorboard":
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        try:
+            return TensorBoardLogger(directory, name="", version="")
+        except ModuleNotFoundError:
+            raise InputError("logger=tensorboard: not installed; install elite_pl[tensorboard]") from None
+    raise InputError(f"logger.kind={settings['kind']}: must be wandb, tensorboard or none")
+
+
+def wandb_run(logger: object) -> Any:
+    """The W&B run behind a Lightning logger, None if it has none."""
+    from pytorch_lightning.loggers import WandbLogger
+
+    return logger.experiment if isinstance(logger, WandbLogger) else None

@@ -1,0 +1,71 @@
+"""The command `python -m elite_pl.train`. Light, so that `--help` answers at once; the work is in `run.py`."""
+
+import logging
+import os
+import sys
+import traceback
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from elite_pl import config, tracking
+from elite_pl.errors import InputError, TrainingError
+
+log = logging.getLogger("elite_pl")
+codes: list[int] = []  # of the jobs that this process ran
+
+
+@hydra.main(version_base="1.3", config_path="pkg://elite_pl.conf", config_name="train")
+def job(cfg: config.Config) -> None:
+    """One run; a sweep goes on after one that fails."""
+    try:
+        config.check(cfg)
+        plain = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[arg-type]
+        directory, hash = tracking.run_directory(plain), tracking.config_hash(plain)
+        metrics = tracking.finished(directory, hash)
+        if metrics is None:
+            tracking.check_writable(directory)
+            from elite_pl.run import run  # imports torch and Lightning
+
+            metrics = run(cfg, directory, hash)
+        else:
+            log.info("done before: nothing to run")
+        if "test/auroc" in metrics:
+            print(f"ROC AUC {metrics['test/auroc']:.4f}")
+        print(directory)
+        codes.append(0)
+    except (InputError, OmegaConfBaseException) as error:
+        say(error)
+        codes.append(2)
+    except TrainingError as error:
+        say(error)
+        codes.append(1)
+    except Exception:
+        traceback.print_exc()
+        codes.append(1)
+
+
+def say(error: Exception) -> None:
+    """Prints an error on one line of standard error."""
+    text = str(error) if isinstance(error, InputError | TrainingError) else config.explain(error)
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+
+
+def main() -> None:
+    """Runs the command line, and exits with 0 for success, 2 for bad input, 1 for a failure while running."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let its errors reach us instead of a page of advice
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    log.setLevel(logging.INFO)
+    config.register()
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException, InputError, OSError) as error:
+        say(error)
+        sys.exit(2)
+    sys.exit(max(codes, default=0))
+
+
+if __name__ == "__main__":
+    main()
