@@ -32,9 +32,9 @@ from elite_pl.files import atomic_write, write_json
 from elite_pl.plots import class_histograms, roc_curve
 
 if TYPE_CHECKING:
-    from pytorch_lightning.loggers import WandbLogger
+    from pytorch_lightning.loggers import Logger, WandbLogger
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # What a run may be called, where it may lie and how it may be watched without being another run.
 BOOKKEEPING = (
@@ -43,6 +43,7 @@ BOOKKEEPING = (
     "logger",
     "threads",
     "dataset.root",
+    "dataset.source.root",
     "trainer.check_val_every_n_epoch",
     "trainer.enable_progress_bar",
 )
@@ -60,6 +61,12 @@ _ANSWER_SECONDS = 2.0
 # ------------------------------------------------------------------------------------------- what is already done
 
 
+def digest(obj: object) -> str:
+    """The first 10 hexadecimal digits of the SHA-256 of `obj` as canonical JSON: the order of keys does not matter."""
+    canonical = json.dumps(obj, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
     """The identity of a run: what its numbers depend on, and nothing else.
 
@@ -70,7 +77,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
         config: The resolved config as plain dictionaries, lists and scalars.
 
     Returns:
-        The first 10 hexadecimal digits of the SHA-256 of its canonical JSON without `BOOKKEEPING`.
+        The `digest` of it without `BOOKKEEPING`.
     """
     config = copy.deepcopy(dict(config))
     for key in BOOKKEEPING:
@@ -81,16 +88,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
         if isinstance(node, dict):
             node.pop(name, None)
     dataset = config.get("dataset", {})
-    if (path := dataset.get("path")) and Path(path).is_file():
-        with open(path, "rb") as file:
-            dataset["path"] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    for node in (dataset, dataset.get("source", {})):  # the group's key, and the constructor's argument that repeats it
+        if (path := node.get("path")) and Path(path).is_file():
+            with open(path, "rb") as file:
+                node["path"] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     return digest(config)
-
-
-def digest(facts: object) -> str:
-    """The first 10 hexadecimal digits of the SHA-256 of the canonical JSON of `facts`."""
-    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
 def _safe(name: object) -> str:
@@ -327,9 +329,58 @@ def wandb_mode(requested: str | None) -> str:
         raise InputError(f"{key}={asked}: no such mode; use online, offline or disabled")
     mode = "online" if asked is None else _MODES[asked]
     if mode == "online" and (reason := _why_not_online()):
-        logger.log(logging.WARNING if asked else logging.INFO, "W&B is offline: %s", reason)
+        log.log(logging.WARNING if asked else logging.INFO, "W&B is offline: %s", reason)
         return "offline"
     return mode
+
+
+def make_logger(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> Logger | None:
+    """Lightning's logger for a run, by `logger.kind`: `wandb`, `tensorboard` or `none`.
+
+    A run that goes on from `last.ckpt` goes on in its W&B run too.
+
+    Args:
+        directory: The run directory.
+        config: The resolved config as plain dictionaries.
+
+    Raises:
+        InputError: If there is no such kind, or its package is missing.
+    """
+    settings = config["logger"]
+    kind, directory = settings["kind"], Path(directory)
+    if kind == "none":
+        return None
+    if kind == "tensorboard":
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        try:
+            return TensorBoardLogger(directory, name="", version="tensorboard")
+        except ModuleNotFoundError:
+            raise InputError("logger=tensorboard: it is not installed; pip install tensorboard") from None
+    if kind != "wandb":
+        raise InputError(f"logger.kind={kind}: no such logger; use wandb, tensorboard or none")
+    note = directory / "wandb" / "run_id"
+    run_id = note.read_text() if note.exists() and (directory / "last.ckpt").exists() else None
+    logger = make_wandb_logger(
+        directory,
+        config,
+        project=settings["project"],
+        entity=settings["entity"],
+        mode=settings["mode"],
+        run_id=run_id,
+    )
+    if logger.version is not None:  # None on other ranks than 0
+        note.parent.mkdir(exist_ok=True)  # not there where W&B is disabled
+        with atomic_write(note) as temporary:
+            temporary.write_text(logger.version)
+    return logger
+
+
+def wandb_run(logger: object) -> Any | None:
+    """The W&B run behind a Lightning logger, None behind any other."""
+    from pytorch_lightning.loggers import WandbLogger
+
+    return logger.experiment if isinstance(logger, WandbLogger) else None
 
 
 def make_wandb_logger(
@@ -349,7 +400,8 @@ def make_wandb_logger(
         project: W&B project.
         entity: W&B user or team, None for the user's default.
         mode: See `wandb_mode`.
-        run_id: The `experiment.id` of the run that is taken up again, None for a new one.
+        run_id: The `experiment.id` of the run to take up again, None for a new one. Offline it is always a new one:
+            of two parts of one id the later upload would replace the earlier.
 
     Returns:
         Lightning's logger; its `experiment` is the W&B run. On other ranks than 0 it logs nothing.
@@ -362,12 +414,14 @@ def make_wandb_logger(
     import wandb
     from wandb.errors import Error as WandbError
 
+    resolved = wandb_mode(mode)
+    run_id = run_id if resolved == "online" else None
     dataset, method = config["dataset"]["name"], config["method"]["name"]
     tags = [dataset]
     if config["dataset"].get("labels") != "known":
         tags += [f"pollution={config['pollution']:g}", f"normal={config['normal_class']}"]
     arguments: dict[str, Any] = {
-        "mode": wandb_mode(mode),
+        "mode": resolved,
         "project": project,
         "entity": entity,
         "dir": os.fspath(directory),
@@ -390,15 +444,15 @@ def make_wandb_logger(
     try:
         run = wandb.init(**arguments)
     except WandbError as error:  # a refused key, a server in trouble
-        if arguments["mode"] != "online":
+        if resolved != "online":
             raise
-        logger.warning("W&B is offline: %s", str(error).splitlines()[0])
-        arguments["mode"] = "offline"
+        log.warning("W&B is offline: %s", str(error).splitlines()[0])
+        arguments |= {"mode": "offline", "id": None, "resume": None}
         run = wandb.init(**arguments)
     # As Lightning does for the runs that it starts: curves over optimizer steps.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    logger.info("W&B: %s", run.url or run.settings.sync_dir)
+    log.info("W&B: %s", run.url or run.settings.sync_dir)
     return WandbLogger(project=project, save_dir=str(directory), experiment=run)
 
 

@@ -1,0 +1,160 @@
+"""W&B without W&B: a reader of the file that an offline run leaves, and a server on loopback that takes an online one."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+BLOCK, FILE_HEADER, RECORD_HEADER = 32 * 1024, 7, 7
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def read_records(path: Path) -> Iterator[Any]:
+    """The `wandb_internal_pb2.Record`s of a `.wandb` file, which is a LevelDB log.
+
+    Format: https://github.com/google/leveldb/blob/main/doc/log_format.md, after 7 bytes of W&B's own that count as part of
+    the first block.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data = path.read_bytes()
+    assert data[:4] == b":W&B"
+    position, payload = FILE_HEADER, b""
+    while position + RECORD_HEADER <= len(data):
+        left_in_block = BLOCK - position % BLOCK
+        if left_in_block < RECORD_HEADER:
+            position += left_in_block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + RECORD_HEADER])
+        position += RECORD_HEADER
+        assert kind in (FULL, FIRST, MIDDLE, LAST) and bool(payload) == (kind in (MIDDLE, LAST))
+        payload += data[position : position + length]
+        position += length
+        if kind in (FULL, LAST):
+            yield Record.FromString(payload)
+            payload = b""
+
+
+def _items(items: Any) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """What the only W&B run under `directory` holds: run, config, history (a list), summary, exit_code, file."""
+    (file,) = directory.rglob("*.wandb")
+    found: dict[str, Any] = {"file": file, "config": {}, "history": [], "summary": {}, "exit_code": None}
+    for record in read_records(file):
+        match record.WhichOneof("record_type"):
+            case "run":
+                found["run"] = record.run
+                found["config"] |= _items(record.run.config.update)
+            case "config":
+                found["config"] |= _items(record.config.update)
+            case "history":
+                found["history"].append(_items(record.history.item))
+            case "summary":
+                found["summary"] |= _items(record.summary.update)
+            case "exit":
+                found["exit_code"] = record.exit.exit_code
+    return found
+
+
+class MockServer:
+    """The part of a W&B server that one online run needs, on loopback. Use as a context manager.
+
+    Attributes:
+        url: For `WANDB_BASE_URL`.
+        runs: Variables of the last UpsertBucket, by run name.
+        history: Rows of all runs, in order.
+        summary: By run name, the last one sent.
+        exit_codes: By run name.
+        uploads: Names of the files that were put.
+    """
+
+    def __init__(self, refuse: bool = False) -> None:
+        self.refuse = refuse  # answers, but takes no run, as with a key that was revoked
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.history: list[dict[str, Any]] = []
+        self.summary: dict[str, dict[str, Any]] = {}
+        self.exit_codes: dict[str, int] = {}
+        self.uploads: list[str] = []
+        mock = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def reply(self, obj: Any, code: int = 200) -> None:
+                body = json.dumps(obj).encode()
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def body(self) -> bytes:
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+            def do_GET(self) -> None:
+                self.reply({}, 404)
+
+            def do_PUT(self) -> None:
+                self.body()
+                mock.uploads.append(self.path)
+                self.reply({})
+
+            def do_POST(self) -> None:
+                request = json.loads(self.body() or b"{}")
+                if not self.path.endswith("/graphql"):
+                    mock.stream(self.path.split("/")[-2], request)
+                    self.reply({})
+                elif mock.refuse:
+                    self.reply({"errors": [{"message": "permission denied"}]}, 403)
+                else:
+                    self.reply({"data": mock.answer(request.get("query", ""), request.get("variables") or {})})
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """The data of a GraphQL answer."""
+        if "upsertBucket" in query:
+            name = variables["name"]
+            self.runs[name] = self.runs.get(name, {}) | {k: v for k, v in variables.items() if v is not None}
+            project = {"name": variables["project"], "entity": {"name": "me"}}
+            bucket = {"id": name, "name": name, "displayName": name, "project": project, "historyLineCount": 0}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if "createRunFiles" in query:
+            files = [{"name": n, "uploadUrl": f"{self.url}/put/{n}"} for n in variables["files"]]
+            return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+        if re.search(r"\bviewer\b", query):
+            return {"viewer": {"id": "me", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+        return {}
+
+    def stream(self, run: str, request: dict[str, Any]) -> None:
+        """Takes in a file-stream request."""
+        for name, chunk in request.get("files", {}).items():
+            rows = [json.loads(row) for row in chunk["content"]] if name.endswith((".json", ".jsonl")) else []
+            if name == "wandb-history.jsonl":
+                self.history += rows
+            elif name == "wandb-summary.json":
+                self.summary[run] = rows[-1]
+        if request.get("complete"):
+            self.exit_codes[run] = request["exitcode"]
+
+    def __enter__(self) -> MockServer:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
