@@ -25,10 +25,18 @@ class History(pl.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
+        self.validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that this epoch has a test metric of its own."""
+        self.validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the file anew with the epoch's row."""
-        values = {key: float(value) for key, value in sorted(trainer.logged_metrics.items())}
+        values = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
+        if not self.validated:  # Lightning keeps an old one
+            values = {key: value for key, value in values.items() if not key.startswith("test/")}
+        self.validated = False
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
         with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in self.rows for key in row)))

@@ -161,6 +161,8 @@ class Detector(pl.LightningModule):
         self.manual_backward(loss)
         optimizer.step()
         self.observe(loss=loss)
+        if batch_idx == int(self.trainer.num_training_batches) - 1:
+            self.log_means()
 
     @property
     def learning_rate(self) -> float:
@@ -178,11 +180,15 @@ class Detector(pl.LightningModule):
             value = value.detach().double()
             self.sums[key] = self.sums.get(key, torch.zeros_like(value)) + value
 
-    def on_train_epoch_end(self) -> None:
-        """Logs the epoch's means and steps the schedule."""
+    def log_means(self) -> None:
+        """Logs the means of what was observed in the epoch's steps."""
         for key, total in self.sums.items():
-            self.log(f"train/{key}", (total / self.trainer.num_training_batches).float())
+            mean = (total / self.trainer.num_training_batches).float()
+            self.log(f"train/{key}", mean, on_step=False, on_epoch=True, batch_size=1)
         self.sums = {}
+
+    def on_train_epoch_end(self) -> None:
+        """Steps the schedule, which Lightning leaves to manual optimization."""
         scheduler = self.lr_schedulers()
         if scheduler is not None:
             cast(torch.optim.lr_scheduler.LRScheduler, scheduler).step()

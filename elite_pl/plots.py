@@ -79,9 +79,10 @@ def class_histograms(
         parts = {"normal": values[~truth], "anomaly": values[truth]}
     ends = np.array([np.quantile(part, [0.005, 0.995]) for part in parts.values() if len(part)])
     low, high = (ends[:, 0].min(), ends[:, 1].max()) if len(ends) else (0.0, 1.0)
-    edges = np.histogram_bin_edges([], bins, (low, high))  # makes room where low == high
-    if not np.all(np.diff(edges) > 0):  # so narrow beside its distance from 0 that floats cannot divide it
-        edges = np.linspace(low - 0.5 * max(1.0, abs(low)), low + 0.5 * max(1.0, abs(low)), bins + 1)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal up to rounding: one bin in the middle takes them all
+        margin = 0.5 * max(1.0, abs(low))
+        low, high = low - margin, high + margin
+    edges = np.linspace(low, high, bins + 1)
     return edges, {name: np.histogram(part.clip(edges[0], edges[-1]), edges)[0] for name, part in parts.items()}
 
 

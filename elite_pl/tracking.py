@@ -354,9 +354,9 @@ def make_logger(directory: str | os.PathLike[str], config: Mapping[str, Any]) ->
         from pytorch_lightning.loggers import TensorBoardLogger
 
         try:
-            return TensorBoardLogger(directory, name="", version="tensorboard")
+            return TensorBoardLogger(directory, name="", version="")
         except ModuleNotFoundError:
-            raise InputError("logger=tensorboard: it is not installed; pip install tensorboard") from None
+            raise InputError("logger=tensorboard: not installed; install elite_pl[tensorboard]") from None
     if kind != "wandb":
         raise InputError(f"logger.kind={kind}: no such logger; use wandb, tensorboard or none")
     note = directory / "wandb" / "run_id"
@@ -500,7 +500,10 @@ def log_final(
             edges, counts = class_histograms(values, truth)
             for kind, count in counts.items():
                 charts[f"{name}/{kind}"] = wandb.Histogram(np_histogram=(count, edges))
-    run.log(charts)
+    try:
+        run.log(charts)
+    except Exception as error:  # online a table goes to the server at once, and a trained model is worth more than that
+        log.warning("W&B did not take the charts: %s", error)
 
 
 def close(run: Any, exit_code: int) -> None:
@@ -511,32 +514,3 @@ def close(run: Any, exit_code: int) -> None:
         exit_code: 0 for success; anything else marks the run as failed.
     """
     run.finish(exit_code=exit_code)
-
-
-def make_logger(directory: Path, config: Mapping[str, Any]) -> Any:
-    """Lightning's logger as `config["logger"]` asks for it, None for none.
-
-    Raises:
-        InputError: If there is no such logger, or it is not installed.
-    """
-    settings = config["logger"]
-    if settings["kind"] == "none":
-        return None
-    if settings["kind"] == "wandb":
-        options = {key: settings[key] for key in ("project", "entity", "mode")}
-        return make_wandb_logger(directory, config, **options)
-    if settings["kind"] == "tensorboard":
-        from pytorch_lightning.loggers import TensorBoardLogger
-
-        try:
-            return TensorBoardLogger(directory, name="", version="")
-        except ModuleNotFoundError:
-            raise InputError("logger=tensorboard: not installed; install elite_pl[tensorboard]") from None
-    raise InputError(f"logger.kind={settings['kind']}: must be wandb, tensorboard or none")
-
-
-def wandb_run(logger: object) -> Any:
-    """The W&B run behind a Lightning logger, None if it has none."""
-    from pytorch_lightning.loggers import WandbLogger
-
-    return logger.experiment if isinstance(logger, WandbLogger) else None

@@ -56,8 +56,8 @@ def say(error: Exception) -> None:
 def main() -> None:
     """Runs the command line, and exits with 0 for success, 2 for bad input, 1 for a failure while running."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let its errors reach us instead of a page of advice
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
     log.setLevel(logging.INFO)
+    log.handlers, log.propagate = [logging.StreamHandler()], False
     config.register()
     try:
         job()

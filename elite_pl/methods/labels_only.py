@@ -1,5 +1,7 @@
 """The lower bound: what the labeled samples teach by themselves."""
 
+from typing import Any
+
 from torch import Tensor
 
 from elite_pl.datamodule import Batch
@@ -20,7 +22,7 @@ class LabelsOnly(Detector):
         """The mean loss of the labeled batch."""
         return hinge(self.labeled_score(batch), batch["labeled_y"], self.margin).mean()
 
-    def on_train_epoch_end(self) -> None:
-        """Measures the running statistics of the weights that the epoch ended with."""
-        self.calibrate(self.data)
-        super().on_train_epoch_end()
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Measures the running statistics of the weights that the epoch ends with."""
+        if batch_idx == int(self.trainer.num_training_batches) - 1:
+            self.calibrate(self.data)

@@ -1,0 +1,195 @@
+"""Runs through the command: what they leave, that they repeat, and that they are not repeated."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from elite_pl import metrics
+from elite_pl.run import load_detector
+
+METHODS = ("elite_svdd", "deep_svdd", "deep_sad", "labels_only", "oracle")
+SHORT = ("epochs=3", "method.pretrain_epochs=1")
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_leaves_its_files(command, method):
+    outcome = command(f"method={method}", "normal_class=3", *SHORT)
+    assert outcome.code == 0, outcome.err
+    directory = outcome.directory
+    assert directory.parts[:4] == ("outputs", "runs", "digits", method)
+    expected = "audit.csv config.yaml detector.pt history.csv last.ckpt metrics.json roc.png scores.csv scores.png splits.npz suspicion.png"
+    assert sorted(p.name for p in directory.iterdir()) == expected.split()
+
+    found = json.loads((directory / "metrics.json").read_text())
+    rows = read_csv(directory / "scores.csv")
+    scores = torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64)
+    is_anomaly = torch.tensor([row["is_anomaly"] == "1" for row in rows])
+    assert metrics.roc_auc(scores, is_anomaly) == found["test/auroc"]
+    assert found["test/base_rate"] == is_anomaly.double().mean().item()
+    assert sum(key.startswith("test/auroc_class/") for key in found) == 9
+
+    splits = np.load(directory / "splits.npz")
+    assert len(splits["unlabeled"]) == found["data/unlabeled"] == 110 and len(splits["labeled"]) == 10
+    audit = read_csv(directory / "audit.csv")
+    assert [int(row["rank"]) for row in audit] == list(range(1, 111))
+    assert sorted(int(row["index"]) for row in audit) == splits["unlabeled"].tolist()
+    assert sum(int(row["is_anomaly"]) for row in audit) == found["data/hidden_anomalies"] == 55
+    assert [row["epoch"] for row in read_csv(directory / "history.csv")] == ["1", "2", "3"]
+    assert OmegaConf.load(directory / "config.yaml").method.name == method
+
+
+def test_the_detector_file_scores_as_the_run_did(command):
+    directory = command(*SHORT).directory
+    detector, content = load_detector(directory / "detector.pt")
+    from elite_pl import sources
+
+    x = torch.as_tensor(sources.digits().x_test)
+    shift, scale = content["preprocessing"]["shift"], content["preprocessing"]["scale"]
+    with torch.no_grad():
+        scores = detector((x - shift) / scale)
+    expected = [float(row["score"]) for row in read_csv(directory / "scores.csv")]
+    torch.testing.assert_close(scores.double(), torch.tensor(expected, dtype=torch.float64))
+    torch.load(directory / "last.ckpt", weights_only=True)
+
+
+def results(directory):
+    """All numbers of a run that must repeat."""
+    found = json.loads((directory / "metrics.json").read_text())
+    found.pop("train/seconds")
+    return found, *((directory / name).read_text() for name in ("scores.csv", "audit.csv", "history.csv"))
+
+
+def test_same_seed_same_numbers_to_the_last_bit(command):
+    first = results(command(*SHORT, "output_dir=a").directory)
+    torch.manual_seed(999)  # the global generator has no part in it
+    np.random.seed(999)
+    second = results(command(*SHORT, "output_dir=b", "study=other").directory)
+    assert first == second
+    assert results(command(*SHORT, "seed=1").directory)[1] != first[1]
+
+
+def test_the_split_does_not_depend_on_the_method(command):
+    splits = [np.load(command(f"method={m}", *SHORT).directory / "splits.npz") for m in ("elite_svdd", "deep_svdd")]
+    assert all((splits[0][key] == splits[1][key]).all() for key in splits[0].files)
+
+
+def test_pretrained_weights_are_shared_and_change_nothing(command):
+    alone = results(command("method=deep_sad", *SHORT, "output_dir=alone").directory)
+    command("method=deep_svdd", *SHORT)
+    after_another = results(command("method=deep_sad", *SHORT).directory)
+    assert alone == after_another
+
+
+def test_a_finished_run_is_skipped_and_another_config_is_not(command):
+    first = command(*SHORT)
+    written = (first.directory / "metrics.json").stat().st_mtime_ns
+    again = command(*SHORT)
+    assert again.code == 0 and again.out == first.out
+    assert (first.directory / "metrics.json").stat().st_mtime_ns == written
+    other = command(*SHORT, "method.optimizer.lr=0.002")
+    assert other.directory != first.directory and other.directory.name[:-10] == first.directory.name[:-10]
+
+
+def test_a_sweep_runs_every_combination(command):
+    outcome = command("-m", "normal_class=0,1", "seed=range(2)", *SHORT)
+    assert outcome.code == 0, outcome.err
+    directories = [line for line in outcome.out.splitlines() if line.startswith("outputs")]
+    assert len(set(directories)) == 4
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails(command):
+    outcome = command("-m", "normal_class=0,77,1", *SHORT)
+    assert outcome.code == 2
+    assert "normal_class=77" in outcome.err and "Traceback" not in outcome.err
+    assert len([line for line in outcome.out.splitlines() if line.startswith("outputs")]) == 2
+
+
+def test_both_meta_gradients_give_the_same_run(command):
+    found = [
+        results(command(f"method.meta_gradient={how}", "backbone=mlp", "backbone.batch_norm=false", *SHORT).directory)[0]
+        for how in ("jvp", "virtual_step")
+    ]
+    assert found[0]["test/auroc"] == pytest.approx(found[1]["test/auroc"], abs=1e-3)
+
+
+@pytest.mark.parametrize("shape, backbone", [((28, 28, 1), "lenet_mnist"), ((32, 32, 3), "lenet_cifar10"), ((12, 15, 1), "lenet")])
+def test_auto_picks_the_backbone_by_the_shape(command, images, shape, backbone):
+    path = images(*shape)
+    outcome = command("dataset=npz", f"dataset.path={path}", "epochs=1", "batch_size=64", "pollution=0.2", "label_ratio=0.1")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((outcome.directory / "metrics.json").read_text())["backbone"] == backbone
+
+
+def test_known_labels_need_no_normal_class(command, tmp_path):
+    from elite_pl import sources
+
+    data = sources.digits()
+    y = np.where(data.y_train[:400] == 3, 1, -1)
+    y[20:] = 0
+    np.savez(tmp_path / "own.npz", x_train=data.x_train[:400], y_train=y)
+    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", *SHORT)
+    assert outcome.code == 0, outcome.err
+    found = json.loads((outcome.directory / "metrics.json").read_text())
+    assert found["data/labeled"] == 20 and found["data/unlabeled"] == 380 and "test/auroc" not in found
+    assert len(read_csv(outcome.directory / "audit.csv")) == 380
+
+
+def test_training_that_turns_non_finite_stops(command):
+    outcome = command("method.optimizer.lr=1e30", "method.pretrain_epochs=0", "epochs=3")
+    assert outcome.code == 1
+    error = outcome.err.splitlines()[-1]
+    assert error.startswith("error: step ") and "learning rate" in error and "Traceback" not in outcome.err
+    assert not list(Path("outputs").rglob("metrics.json"))
+
+
+def test_collapse_is_warned_of(command):
+    decay = ("method.optimizer._target_=torch.optim.SGD", "method.optimizer.lr=0.01", "method.optimizer.weight_decay=90")
+    outcome = command("method=deep_svdd", *decay, *SHORT)
+    assert outcome.code == 0
+    assert "collapsed" in outcome.err and "step" in outcome.err
+
+
+def interrupted(tmp_path, sent, epochs):
+    """Starts a run, sends it a signal in the middle of training, and returns its process and directory."""
+    arguments = ["logger=none", "threads=1", f"epochs={epochs}", f"output_dir={tmp_path}/out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elite_pl.train", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    history = []
+    while time.monotonic() < deadline and process.poll() is None:
+        history = list((tmp_path / "out").rglob("history.csv"))
+        if history and len(history[0].read_text().splitlines()) > 5:
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, process.stderr.read()
+    os.kill(process.pid, sent)
+    out, err = process.communicate(timeout=60)
+    return process, history[0].parent, err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_is_not_finished_and_goes_on_to_the_same_result(command, tmp_path, sent):
+    process, directory, err = interrupted(tmp_path, sent, epochs=150)
+    assert process.returncode != 0
+    assert not (directory / "metrics.json").exists() and not list(directory.glob(".*")), "no half-written file"
+    assert (directory / "last.ckpt").exists()
+    resumed = command("threads=1", "epochs=150", f"output_dir={tmp_path}/out")
+    assert resumed.code == 0 and resumed.directory == directory, resumed.err
+    whole = command("threads=1", "epochs=150", "output_dir=whole")
+    assert results(resumed.directory) == results(whole.directory)
