@@ -94,7 +94,11 @@ def check(config: Config) -> None:
         ("label_ratio", 0 <= config.label_ratio < 1, "must be in [0, 1), the share of labeled samples"),
         ("n_train", config.n_train is None or config.n_train >= 2, "must be at least 2, or null"),
         ("batch_size", config.batch_size >= 2, "must be at least 2, for batch statistics"),
-        ("labeled_batch_size", config.labeled_batch_size is None or config.labeled_batch_size >= 2, "must be 2 or more"),
+        (
+            "labeled_batch_size",
+            config.labeled_batch_size is None or config.labeled_batch_size >= 2,
+            "must be 2 or more",
+        ),
         ("epochs", config.epochs >= 1, "must be at least 1"),
         ("seed", config.seed >= 0, "must not be negative"),
         ("threads", config.threads is None or config.threads >= 1, "must be at least 1, or null"),
@@ -107,16 +111,15 @@ def check(config: Config) -> None:
 
 def explain(error: Exception) -> str:
     """One line that says what is wrong with what was typed, from an error of Hydra or OmegaConf."""
-    text = str(error)
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text)
-    if unknown:
-        full = re.search(r"full_key: (\S+)", text)
-        key = full.group(1) if full else unknown.group(1)
+    lines = [line.strip() for line in str(error).splitlines()]
+    unknown = re.match(r"Could not override '([^']+)'", lines[0])
+    if unknown and any(line.startswith("To append to your config") for line in lines):
+        key = unknown.group(1)
         close = difflib.get_close_matches(key, [f.name for f in fields(Config)] + ["experiment"], n=1)
-        hint = f"did you mean {close[0]}?" if close else "--help lists the keys, --cfg job all of them"
+        hint = f"did you mean {close[0]}?" if close else "--help lists the root keys, --cfg job all of them"
         return f"{key}: no such key; {hint}"
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line]
-    return " ".join(line for line in lines if not line.startswith(("full_key", "reference_type")))
+    kept = " ".join(line for line in lines if not re.match("full_key|object_type|reference_type", line))
+    return re.sub(", set env var HYDRA_FULL_ERROR=1[^.]*", "", kept)
 
 
 def instantiate(node: Any) -> Any:

@@ -183,7 +183,9 @@ class PollutedData(pl.LightningDataModule):
 
     def anomalous(self, part: str) -> Tensor:
         """Which samples of a part, `"unlabeled"` or `"test"`, are anomalies: bool, shape (n,), on the CPU."""
-        y, index = (self.arrays.y_test, self.split.test) if part == "test" else (self.arrays.y_train, self.split.unlabeled)
+        y, index = (
+            (self.arrays.y_test, self.split.test) if part == "test" else (self.arrays.y_train, self.split.unlabeled)
+        )
         return torch.as_tensor(is_anomaly(y[index], self.normal_class, self.arrays.labels))
 
     def class_name(self, number: int) -> str:
@@ -219,8 +221,8 @@ class PollutedData(pl.LightningDataModule):
 def scaling_of(arrays: Arrays, split: Split) -> tuple[Tensor, Tensor]:
     """How samples become the numbers that a network sees.
 
-    Pixels (uint8) become [0, 1]. Floats that already lie there stay as they are. Other vectors are standardised, feature
-    by feature, with mean and standard deviation of all training samples; no label is looked at.
+    Pixels (uint8) become [0, 1]. Floats that already lie there stay as they are. Other vectors are standardised,
+    feature by feature, with mean and standard deviation of all training samples; no label is looked at.
 
     Returns:
         (shift, scale) of `(x - shift) / scale`, each of shape () or (features,).
@@ -233,4 +235,6 @@ def scaling_of(arrays: Arrays, split: Split) -> tuple[Tensor, Tensor]:
         return torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
     deviation = training.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1  # a constant feature
-    return torch.as_tensor(training.mean(axis=0, dtype=np.float64), dtype=dtype), torch.as_tensor(deviation, dtype=dtype)
+    return torch.as_tensor(training.mean(axis=0, dtype=np.float64), dtype=dtype), torch.as_tensor(
+        deviation, dtype=dtype
+    )

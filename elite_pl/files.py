@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,3 +51,13 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False, default=_plain)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def discard(directory: Path) -> None:
+    """Removes a directory with all in it, and the parents that this leaves empty."""
+    shutil.rmtree(directory)
+    for parent in directory.parents:
+        try:
+            parent.rmdir()
+        except OSError:  # not empty, or the working directory
+            return

@@ -1,10 +1,11 @@
 """Encoders, and the decoders that pre-train them.
 
-A backbone is built from the shape of one sample. Networks follow Deep SAD (Ruff et al., ICLR 2020, and the code published
-with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and no learned scale in batch normalisation, because
-either would let the network map everything to the center.
+A backbone is built from the shape of one sample. Networks follow Deep SAD (Ruff et al., ICLR 2020, and the code
+published with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and no learned scale in batch normalisation,
+because either would let the network map everything to the center.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def mlp(
 
     def layers(widths: tuple[int, ...]) -> list[nn.Module]:
         modules: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             modules.append(nn.Linear(before, after, bias=False))
             if i < len(widths) - 2:
                 if batch_norm:
@@ -92,9 +93,9 @@ def lenet(
 
     Args:
         sample_shape: (channels, height, width) of an image.
-        channels: Channels of each convolution. Default: Deep SAD's for 28x28 gray and 32x32 colour images; for others as
-            many blocks as leave 4 to 7 pixels of the shorter side, of 16, 32, 64 ... at most 128 channels.
-        outputs: k, the number of the encoder's outputs, a multiple of 16. Default: 32 (gray), 128 (colour); otherwise 64.
+        channels: Channels of each convolution. Default: Deep SAD's for 28x28 gray and 32x32 colour images; for others
+            as many blocks as leave 4 to 7 pixels of the shorter side, of 16, 32, 64 ... at most 128 channels.
+        outputs: k, the encoder's outputs, a multiple of 16. Default: 32 (28x28 gray), 128 (32x32 colour), otherwise 64.
         hidden: Width of a linear layer before the last one. Default: none.
 
     Raises:
@@ -113,7 +114,9 @@ def lenet(
         raise InputError(f"backbone.outputs={outputs}: must be a multiple of 16, the decoder starts from 4x4 pixels")
 
     image_channels, *size = sample_shape
-    sizes = [tuple(side // 2**i for side in size) for i in range(len(channels) + 1)]  # before each block, and at the end
+    sizes = [
+        tuple(side // 2**i for side in size) for i in range(len(channels) + 1)
+    ]  # before each block, and at the end
     flat = channels[-1] * sizes[-1][0] * sizes[-1][1]
 
     encoder = nn.Sequential()

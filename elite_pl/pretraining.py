@@ -14,7 +14,8 @@ from elite_pl.networks import Backbone
 def pretrain(backbone: Backbone, data: PollutedData, *, epochs: int, learning_rate: float, cache: Path | None) -> None:
     """Trains encoder and decoder to reproduce all training samples (mean squared error), without looking at labels.
 
-    "Exactly as Deep SVDD does" (Algorithm 1, line 1): Ruff et al., "Deep One-Class Classification", ICML 2018, Sec. 3.2.
+    The ELITE paper initialises "exactly as Deep SVDD does", and that pre-trains: Ruff et al., "Deep One-Class
+    Classification", ICML 2018, Sec. 4.1.
 
     Args:
         backbone: Changed in place.

@@ -1,7 +1,6 @@
 """One run, from the raw data to its directory of results, top to bottom."""
 
 import logging
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from elite_pl import metrics, plots, seeding, sources, splits, tracking
@@ -20,7 +20,7 @@ from elite_pl.config import Config, instantiate
 from elite_pl.datamodule import PollutedData
 from elite_pl.detector import Detector, collapsed
 from elite_pl.errors import InputError
-from elite_pl.files import atomic_write
+from elite_pl.files import atomic_write, discard
 
 log = logging.getLogger("elite_pl")
 
@@ -49,12 +49,8 @@ def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
     data = make_data(config)
     detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
     detector.check(data)
+    trainer = make_trainer(config, directory)
     facts = describe(config, data, detector)
-    log.info(
-        "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, %(data/hidden_anomalies)s of "
-        "them hidden anomalies; %(data/labeled)d labeled; %(data/test)d to test; method %(method)s, %(backbone)s",
-        facts,
-    )
 
     plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[arg-type]
     fresh = not directory.exists()
@@ -64,16 +60,22 @@ def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
         with atomic_write(directory / "config.yaml") as temporary:
             OmegaConf.save(plain, temporary)
         data.split.save(directory / "splits.npz")
-        logger = tracking.make_logger(directory, plain)
-        start = time.monotonic()
-        fit(config, detector, data, directory, logger)
+        trainer.logger = logger = tracking.make_logger(directory, plain)
+        log.info(
+            "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, of which "
+            "%(data/hidden_anomalies)s are hidden anomalies; %(data/labeled)d labeled, %(data/test)d to test; "
+            "%(method)s on %(backbone)s",
+            facts,
+        )
+        start, last = time.monotonic(), directory / "last.ckpt"
+        trainer.fit(detector, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         facts["train/seconds"] = time.monotonic() - start
         results = write_results(config, detector, data, directory, logger, facts)
         tracking.write_metrics(directory, hash, results)
         exit_code = 0
     except InputError:
         if fresh:
-            shutil.rmtree(directory)
+            discard(directory)
         raise
     finally:
         if (wandb_run := tracking.wandb_run(logger)) is not None:
@@ -161,13 +163,18 @@ def describe(config: Config, data: PollutedData, detector: Detector) -> dict[str
     }
 
 
-def fit(config: Config, detector: Detector, data: PollutedData, directory: Path, logger: Any) -> None:
-    """Trains, from the last checkpoint if there is one."""
+def make_trainer(config: Config, directory: Path) -> pl.Trainer:
+    """The trainer of a configuration, which keeps its curves and its last checkpoint in the run directory.
+
+    Raises:
+        InputError: If Lightning refuses a setting.
+    """
     checkpoint = ModelCheckpoint(directory, filename="last", enable_version_counter=False)
     callbacks = [History(directory / "history.csv"), TimeLeft(), CollapseWarning(), checkpoint]
-    trainer = instantiate(config.trainer)(logger=logger or False, callbacks=callbacks)
-    last = directory / "last.ckpt"
-    trainer.fit(detector, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    try:
+        return instantiate(config.trainer)(logger=False, callbacks=callbacks)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise InputError(f"trainer: {error}") from error
 
 
 def write_results(
@@ -190,7 +197,12 @@ def write_results(
             "test/base_rate": float(is_anomaly.double().mean()),
             "test/collapsed": collapsed(test),
         }
-        plots.roc_plot(directory / "roc.png", test.numpy(), is_anomaly.numpy(), title="{dataset}, normal class {normal_class}, {method}".format(**facts))
+        plots.roc_plot(
+            directory / "roc.png",
+            test.numpy(),
+            is_anomaly.numpy(),
+            title="{dataset}, normal class {normal_class}, {method}".format(**facts),
+        )
         plots.score_plot(directory / "scores.png", test.numpy(), is_anomaly.numpy(), threshold)
     if len(test) and data.arrays.labels == "classes":
         y = torch.as_tensor(data.arrays.y_test[data.split.test])
@@ -256,7 +268,7 @@ def load_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
         path: The file.
 
     Returns:
-        The detector in evaluation mode, which scores samples that were scaled as `(x - shift) / scale`, and all that the
+        The detector in evaluation mode, which takes samples that are scaled as `(x - shift) / scale`, and all that the
         file holds.
     """
     content = torch.load(path, weights_only=True)

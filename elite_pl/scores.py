@@ -10,8 +10,8 @@ from elite_pl.networks import Backbone
 class Hypersphere(nn.Module):
     """Distance of the encoder's output to a fixed center: `Ω(x) = ||φ(x; θ) - o||`, or its square.
 
-    Source: Ruff et al., "Deep One-Class Classification", ICML 2018; Algorithm 1 of the ELITE paper has the distance, its
-    Sec. 3.2.1 the square.
+    Source: Ruff et al., "Deep One-Class Classification", ICML 2018; Algorithm 1 of the ELITE paper has the distance,
+    its Sec. 3.2.1 the square.
 
     Args:
         backbone: The encoder φ; the decoder only pre-trains it.

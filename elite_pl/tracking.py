@@ -452,7 +452,8 @@ def make_wandb_logger(
     # As Lightning does for the runs that it starts: curves over optimizer steps.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    log.info("W&B: %s", run.url or run.settings.sync_dir)
+    if not run.disabled:
+        log.info("W&B: %s", run.settings.sync_dir if run.offline else run.url)
     return WandbLogger(project=project, save_dir=str(directory), experiment=run)
 
 

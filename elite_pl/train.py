@@ -4,22 +4,27 @@ import logging
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, tracking
 from elite_pl.errors import InputError, TrainingError
+from elite_pl.files import discard
 
 log = logging.getLogger("elite_pl")
-codes: list[int] = []  # of the jobs that this process ran
+codes: list[int] = []  # exit codes of the jobs that this process ran
 
 
 @hydra.main(version_base="1.3", config_path="pkg://elite_pl.conf", config_name="train")
 def job(cfg: config.Config) -> None:
     """One run; a sweep goes on after one that fails."""
+    sweep = Path(HydraConfig.get().sweep.dir)
     try:
         config.check(cfg)
         plain = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[arg-type]
@@ -36,7 +41,7 @@ def job(cfg: config.Config) -> None:
             print(f"ROC AUC {metrics['test/auroc']:.4f}")
         print(directory)
         codes.append(0)
-    except (InputError, OmegaConfBaseException) as error:
+    except (InputError, HydraException, OmegaConfBaseException) as error:
         say(error)
         codes.append(2)
     except TrainingError as error:
@@ -45,6 +50,9 @@ def job(cfg: config.Config) -> None:
     except Exception:
         traceback.print_exc()
         codes.append(1)
+    finally:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and {p.name for p in sweep.iterdir()} <= {"multirun.yaml"}:
+            discard(sweep)  # Hydra's record of a sweep of which nothing came
 
 
 def say(error: Exception) -> None:

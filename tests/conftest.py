@@ -53,7 +53,9 @@ def command(monkeypatch, capfd, tmp_path):
 def images(tmp_path):
     """Makes an npz file of small images in four classes: a bright stripe, whose place is the class, in noise."""
 
-    def make(height: int = 12, width: int = 12, channels: int = 1, per_class: int = 60, name: str = "images.npz") -> Path:
+    def make(
+        height: int = 12, width: int = 12, channels: int = 1, per_class: int = 60, name: str = "images.npz"
+    ) -> Path:
         rng = np.random.default_rng(0)
         y = np.repeat(np.arange(4), per_class)
         x = rng.integers(0, 90, (len(y), height, width, channels))

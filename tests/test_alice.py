@@ -13,7 +13,7 @@ N, M, LEARNING_RATE = 12, 6, 0.05
 
 
 class Reconstruction(nn.Module):
-    """An autoencoder's error: transposed convolutions, nearest-neighbour upsampling and a sigmoid are differentiated."""
+    """An autoencoder's error: transposed convolutions, upsampling and a sigmoid are differentiated."""
 
     def __init__(self, backbone):
         super().__init__()

@@ -26,6 +26,8 @@ from elite_pl import plots, tracking
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, write_json
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice on workers and steps
+
 
 def make_config(**root: Any) -> dict[str, Any]:
     """A resolved config as the command hands it over."""
@@ -422,7 +424,6 @@ def train(directory: Path, config: dict[str, Any], exit_code: int = 0) -> Any:
 HISTOGRAMS = {"score/normal", "score/anomaly", "meta_gradient/normal", "meta_gradient/anomaly"}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_offline_run_is_read_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = make_config()
     train(tmp_path, config)
@@ -449,7 +450,6 @@ def test_offline_run_is_read_back(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert table["columns"] == ["class", "fpr", "tpr"] and 10 < len(table["data"]) <= 300
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_jobs_of_a_sweep_are_runs_of_their_own(tmp_path: Path) -> None:
     logger = tracking.make_logger(tmp_path / "open", make_config())  # left open on purpose
     assert tracking.wandb_run(logger) is not None
@@ -465,7 +465,6 @@ def test_jobs_of_a_sweep_are_runs_of_their_own(tmp_path: Path) -> None:
     assert read_run(tmp_path / "open")["exit_code"] == 1
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_records_longer_than_a_block(tmp_path: Path) -> None:
     run = tracking.make_wandb_logger(tmp_path, make_config(), mode="offline").experiment
     run.log({"long": "x" * 100_000})
@@ -476,7 +475,6 @@ def test_records_longer_than_a_block(tmp_path: Path) -> None:
     assert len(list(read_records(next(tmp_path.rglob("*.wandb"))))) > 3
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_online_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with MockServer() as server:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -499,7 +497,6 @@ def test_online_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert again.id == run.id and server.exit_codes == {run.id: 0}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_server_that_refuses_costs_no_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -513,7 +510,6 @@ def test_a_server_that_refuses_costs_no_run(
     assert read_run(directory)["summary"]["test/auroc"] == METRICS["test/auroc"]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_charts_that_fail_cost_no_run(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         summary: ClassVar[dict[str, Any]] = {}
@@ -526,7 +522,6 @@ def test_charts_that_fail_cost_no_run(caplog: pytest.LogCaptureFixture) -> None:
     assert "server in trouble" in caplog.text
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_disabled_run(tmp_path: Path) -> None:
     train(tmp_path, make_config(logger={"kind": "wandb", "project": "p", "entity": None, "mode": "disabled"}))
     assert not list(tmp_path.rglob("*.wandb"))

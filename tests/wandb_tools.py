@@ -6,6 +6,7 @@ import json
 import re
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +34,8 @@ def read_records(path: Path) -> Iterator[Any]:
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + RECORD_HEADER])
         position += RECORD_HEADER
+        if position + length > len(data):  # still being written
+            return
         assert kind in (FULL, FIRST, MIDDLE, LAST) and bool(payload) == (kind in (MIDDLE, LAST))
         payload += data[position : position + length]
         position += length
@@ -42,12 +45,31 @@ def read_records(path: Path) -> Iterator[Any]:
 
 
 def _items(items: Any) -> dict[str, Any]:
-    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+    """Key and JSON value pairs as a dictionary; the keys may be paths into it."""
+    found: dict[str, Any] = {}
+    for item in items:
+        *outer, name = item.nested_key or [item.key]
+        node = found
+        for key in outer:
+            node = node.setdefault(key, {})
+        node[name] = json.loads(item.value_json)
+    return found
 
 
-def read_run(directory: Path) -> dict[str, Any]:
-    """What the only W&B run under `directory` holds: run, config, history (a list), summary, exit_code, file."""
+def read_run(directory: Path, seconds: float = 10) -> dict[str, Any]:
+    """What the only W&B run under `directory` holds: run, config, history (a list), summary, exit_code, file.
+
+    `finish()` returns a few milliseconds before W&B's own process has written the last record of an offline run, so
+    this waits for the exit code; it stays None if it does not come.
+    """
     (file,) = directory.rglob("*.wandb")
+    deadline = time.monotonic() + seconds
+    while (found := _read_now(file))["exit_code"] is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def _read_now(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"file": file, "config": {}, "history": [], "summary": {}, "exit_code": None}
     for record in read_records(file):
         match record.WhichOneof("record_type"):

@@ -1,0 +1,125 @@
+"""Bad input through the command: one clear line that names the key or file, exit code 2, nothing left behind."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def refused(outcome, *words):
+    """Checks the contract of bad input, and returns the line."""
+    assert outcome.code == 2, outcome.err
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+    assert not Path("outputs").exists(), "no directory left behind"
+    return lines[0]
+
+
+TYPED = {
+    "polution=0.5": ("polution", "did you mean pollution"),
+    "method.meta_scle=3": ("method.meta_scle", "no such key"),
+    "datset=mnist": ("datset", "dataset"),
+    "dataset=mnst": ("mnst", "mnist"),
+    "method=elite": ("elite", "elite_svdd"),
+    "experiment=none_such": ("none_such",),
+    "pollution=1": ("pollution=1.0", "[0, 1)"),
+    "pollution=-0.1": ("pollution=-0.1", "[0, 1)"),
+    "pollution=much": ("pollution", "much"),
+    "label_ratio=1.5": ("label_ratio=1.5", "[0, 1)"),
+    "n_train=1": ("n_train=1",),
+    "n_train=many": ("n_train", "many"),
+    "batch_size=1": ("batch_size=1", "at least 2"),
+    "epochs=0": ("epochs=0", "at least 1"),
+    "seed=-1": ("seed=-1",),
+    "threads=0": ("threads=0",),
+    "study=../elsewhere": ("study=../elsewhere", "folder name"),
+    "study=": ("study",),
+    "method.weights=some": ("method.weights=some", "raw", "mean"),
+    "method.meta_gradient=magic": ("method.meta_gradient=magic", "jvp"),
+    "method.meta_scale=0": ("method.meta_scale=0", "positive"),
+    "method.margin=large": ("method.margin=large", "mean_initial"),
+    "method.margin=-1": ("method.margin=-1", "positive"),
+    "method.labeled_statistics=none": ("method.labeled_statistics=none", "running"),
+    "method._target_=elite_pl.methods.nothing.Nothing": ("elite_pl.methods.nothing",),
+    "backbone=lenet": ("backbone=lenet", "images"),
+    "logger.kind=paper": ("logger.kind=paper", "wandb"),
+    "trainer.devices=none": ("trainer", "devices"),
+    "dataset.labeled_from=somewhere": ("dataset.labeled_from=somewhere", "outside"),
+    "pollution": ("pollution",),
+    "dataset=npz": ("dataset.path",),
+}
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_what_is_typed(command, typed):
+    refused(command(typed), *TYPED[typed])
+
+
+SPLITS = {
+    ("pollution=0.01",): ("label_ratio=0.085", "pollution"),  # fewer anomalies than are to be labeled
+    ("pollution=0",): ("pollution=0", "label_ratio=0", "outside"),
+    ("n_train=121", "label_ratio=0.999"): ("label_ratio=0.999", "unlabeled"),  # leaves no unlabeled sample
+    ("n_train=1000", "pollution=0.1"): ("n_train=1000", "125"),  # says how many there are
+    ("normal_class=10",): ("normal_class=10", "0", "9"),
+    ("normal_class=ten",): ("normal_class=ten", "9"),
+    ("label_ratio=0",): ("label_ratio=0", "elite_svdd"),
+    ("label_ratio=0", "method=deep_svdd", "method.margin=max_labeled"): ("method.margin=max_labeled",),
+}
+
+
+@pytest.mark.parametrize("typed", SPLITS, ids=" ".join)
+def test_a_split_that_cannot_be_made(command, typed):
+    refused(command(*typed), *SPLITS[typed])
+
+
+X, Y = np.random.default_rng(0).random((60, 5)), np.arange(60) % 3
+FILES = {
+    "a missing array": ({"x_train": X, "y_train": Y, "x_test": X}, "y_test"),
+    "no labels": ({"x": X}, "y"),
+    "object arrays": ({"x": X.astype(object), "y": Y}, "object"),
+    "nan": ({"x": np.where(X > 0.99, np.nan, X), "y": Y}, "NaN"),
+    "lengths": ({"x": X, "y": Y[:-1]}, "59"),
+    "shape": ({"x": np.zeros((60, 5, 6, 7), np.uint8), "y": Y}, "(60, 5, 6, 7)"),
+    "both axes": ({"x": np.zeros((60, 3, 6, 3), np.uint8), "y": Y}, "(60, 3, 6, 3)"),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_an_npz_file(command, what):
+    arrays, word = FILES[what]
+    np.savez("own.npz", **arrays)
+    refused(command("dataset=npz", "dataset.path=own.npz", "label_ratio=0.1", "n_train=20"), "own.npz", word)
+
+
+def test_a_file_that_is_not_there(command):
+    refused(command("dataset=npz", "dataset.path=nowhere.npz"), "dataset.path=nowhere.npz", "no such file")
+
+
+def test_no_files_and_no_network(command, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    line = refused(command("dataset=mnist", "dataset.root=empty"), "dataset.root=empty", "train-images-idx3-ubyte")
+    assert not Path("empty").exists(), line
+
+
+def test_an_output_directory_that_cannot_be_written(command):
+    Path("file").write_text("")
+    refused(command("output_dir=file/outputs"), "output_dir=file/outputs")
+    assert Path("file").read_text() == ""
+    refused(command("-m", "seed=0,1", "output_dir=file/outputs"), "file")
+
+
+def test_a_sweep_of_bad_input_only_leaves_nothing(command):
+    outcome = command("-m", "pollution=2,3")
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 2
+    assert not Path("outputs").exists()
+
+
+def test_hydra_needs_no_page_of_advice(command):
+    assert "HYDRA_FULL_ERROR" not in command("pollution=abc").err
