@@ -38,6 +38,7 @@ class Inference(NamedTuple):
         weight: α (Eq. 14), shape (n,).
         labeled_score: Ω of the labeled batch before the update, shape (m,), detached.
         labeled_loss: L_v (Eq. 6) before the update, shape (), detached.
+        labeled_gradient: v = ∇L_v(θ) by parameter name.
     """
 
     score: Tensor
@@ -47,6 +48,7 @@ class Inference(NamedTuple):
     weight: Tensor
     labeled_score: Tensor
     labeled_loss: Tensor
+    labeled_gradient: dict[str, Tensor]
 
 
 class MetaGradient(Protocol):
@@ -114,7 +116,17 @@ def jvp(
     if d is None:
         raise RuntimeError("the forward pass dropped the tangent; use method.meta_gradient=virtual_step")
     meta_gradient = -(learning_rate / len(d)) * d  # Eq. 13
-    return _infer(unlabeled_score, d.detach(), meta_gradient.detach(), meta_scale, weights, labeled_score, labeled_loss)
+    pseudo_label, weight = _infer(meta_gradient.detach(), meta_scale, weights)
+    return Inference(
+        unlabeled_score,
+        d.detach(),
+        meta_gradient.detach(),
+        pseudo_label,
+        weight,
+        labeled_score.detach(),
+        labeled_loss.detach(),
+        v,
+    )
 
 
 def virtual_step(
@@ -143,9 +155,18 @@ def virtual_step(
     with frozen_statistics(score, labeled_statistics):
         labeled_score = functional_call(score, theta_hat, (labeled,))
     labeled_loss = hinge(labeled_score, label, margin).mean()
-    (meta_gradient,) = torch.autograd.grad(labeled_loss, pseudo_label)  # line 10
-    d = -(n / learning_rate) * meta_gradient
-    return _infer(score(unlabeled), d, meta_gradient, meta_scale, weights, labeled_score, labeled_loss)
+    meta_gradient, *v = torch.autograd.grad(labeled_loss, [pseudo_label, *theta_hat.values()])  # line 10
+    pseudo_label, weight = _infer(meta_gradient, meta_scale, weights)
+    return Inference(
+        score(unlabeled),
+        -(n / learning_rate) * meta_gradient,
+        meta_gradient,
+        pseudo_label,
+        weight,
+        labeled_score.detach(),
+        labeled_loss.detach(),
+        dict(zip(theta, v, strict=True)),
+    )
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -153,21 +174,13 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def _infer(
-    score: Tensor,
-    d: Tensor,
-    meta_gradient: Tensor,
-    meta_scale: float,
-    weights: str,
-    labeled_score: Tensor,
-    labeled_loss: Tensor,
-) -> Inference:
+def _infer(meta_gradient: Tensor, meta_scale: float, weights: str) -> tuple[Tensor, Tensor]:
     """Pseudo-labels and weights from the meta-gradient: lines 11 and 12 of Algorithm 1."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {WEIGHTS}, not {weights!r}")
-    pseudo_label = torch.where(d < 0, -1.0, 1.0).to(d.dtype)  # sign(0) = +1
+    pseudo_label = torch.where(meta_gradient > 0, -1.0, 1.0).to(meta_gradient.dtype)  # sign(0) = +1
     weight = meta_scale * meta_gradient.abs()
     if weights == "mean":
         mean = meta_gradient.abs().mean()
         weight = torch.where(mean == 0, torch.zeros_like(weight), weight / mean)  # 0 where nothing is to be learned
-    return Inference(score, d, meta_gradient, pseudo_label, weight, labeled_score.detach(), labeled_loss.detach())
+    return pseudo_label, weight

@@ -3,11 +3,11 @@
 import difflib
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from elite_pl.errors import InputError
 
@@ -107,6 +107,11 @@ def check(config: Config) -> None:
     for key, ok, rule in rules:
         if not ok:
             raise InputError(f"{key}={getattr(config, key)}: {rule}")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration as plain dictionaries, lists and scalars, with all references resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def explain(error: Exception) -> str:

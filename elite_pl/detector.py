@@ -9,7 +9,8 @@ from typing import cast
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 
 from elite_pl import losses, seeding
 from elite_pl.batchnorm import calibrate, frozen_statistics
@@ -18,6 +19,7 @@ from elite_pl.errors import InputError, TrainingError
 from elite_pl.metrics import RocAuc
 from elite_pl.networks import Backbone
 from elite_pl.pretraining import pretrain
+from elite_pl.scores import Score
 
 MARGINS = ("mean_initial", "max_labeled")
 COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they say nothing
@@ -46,6 +48,7 @@ class Detector(pl.LightningModule):
     """
 
     needs_labels = False
+    infers_labels = False  # whether `suspicion` is the meta-gradient's, and not the score
     margin: Tensor
     prepared: Tensor
 
@@ -54,7 +57,7 @@ class Detector(pl.LightningModule):
         *,
         name: str,
         backbone: Backbone,
-        score: Callable[[Backbone], nn.Module],
+        score: Callable[[Backbone], Score],
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
         pretrain_epochs: int,
@@ -92,7 +95,7 @@ class Detector(pl.LightningModule):
         """The data module of the running fit."""
         return cast(PollutedData, self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def configure_optimizers(self) -> object:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the score's parameters, and the schedule."""
         optimizer = self.make_optimizer(self.score.parameters())
         return optimizer if self.make_scheduler is None else ([optimizer], [self.make_scheduler(optimizer)])
@@ -129,8 +132,7 @@ class Detector(pl.LightningModule):
         with torch.no_grad():
             self.score.eval()
             samples = list(data.training_samples(torch.arange(len(data.unlabeled) + len(data.labeled))))
-            if hasattr(self.score, "initialise"):
-                self.score.initialise(samples)
+            self.score.initialise(samples)
             initial = torch.cat([self.score(batch) for batch in samples])
             self.score.train()
         if self.margin_rule == "mean_initial":

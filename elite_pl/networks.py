@@ -1,8 +1,8 @@
 """Encoders, and the decoders that pre-train them.
 
 A backbone is built from the shape of one sample. Networks follow Deep SAD (Ruff et al., ICLR 2020, and the code
-published with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and no learned scale in batch normalisation,
-because either would let the network map everything to the center.
+published with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and no learned scale in batch
+normalisation, because either would let the network map everything to the center.
 """
 
 from itertools import pairwise

@@ -123,7 +123,7 @@ def _histogram_plot(
     path: str | os.PathLike[str], values: ArrayLike, is_anomaly: ArrayLike | None, label: str, line: tuple[float, str]
 ) -> None:
     """Two overlaid histograms, each as a share of its class, since test parts hold nine times more anomalies."""
-    bins = int(np.clip(np.sqrt(np.size(values)), 10, 50))
+    bins = int(np.clip(2 * np.sqrt(np.size(values)), 10, 50))
     edges, counts = class_histograms(values, is_anomaly, bins)
     position, name_of_line = line
     with _axes(path, 4.4, 2.8) as axes:

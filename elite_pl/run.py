@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elite_pl import metrics, plots, seeding, sources, splits, tracking
 from elite_pl.callbacks import CollapseWarning, History, TimeLeft
-from elite_pl.config import Config, instantiate
+from elite_pl.config import Config, instantiate, plain
 from elite_pl.datamodule import PollutedData
 from elite_pl.detector import Detector, collapsed
 from elite_pl.errors import InputError
@@ -50,17 +50,17 @@ def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
     detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
     detector.check(data)
     trainer = make_trainer(config, directory)
-    facts = describe(config, data, detector)
+    resolved = plain(config)
+    facts = describe(config, data, detector, trainer.strategy.root_device)
 
-    plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[arg-type]
     fresh = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     logger, exit_code = None, 1
     try:
         with atomic_write(directory / "config.yaml") as temporary:
-            OmegaConf.save(plain, temporary)
+            OmegaConf.save(resolved, temporary)
         data.split.save(directory / "splits.npz")
-        trainer.logger = logger = tracking.make_logger(directory, plain)
+        trainer.logger = logger = tracking.make_logger(directory, resolved)
         log.info(
             "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, of which "
             "%(data/hidden_anomalies)s are hidden anomalies; %(data/labeled)d labeled, %(data/test)d to test; "
@@ -128,10 +128,10 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
 
 def pretrained_file(config: Config, data: PollutedData) -> Path:
     """Where the pre-trained weights lie that all methods on one split and network share."""
-    plain = OmegaConf.to_container(config, resolve=True)  # type: ignore[arg-type]
+    resolved = plain(config)
     identity = {
-        "backbone": plain["backbone"],
-        "pretrain": [plain["method"][key] for key in ("pretrain_epochs", "pretrain_learning_rate")],
+        "backbone": resolved["backbone"],
+        "pretrain": [resolved["method"][key] for key in ("pretrain_epochs", "pretrain_learning_rate")],
         "batches": [config.batch_size, config.seed],
         "data": data.arrays.fingerprint,
         "split": [getattr(data.split, part).tolist() for part in ("unlabeled", "labeled")],
@@ -141,7 +141,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
     return Path(config.output_dir) / "pretrained" / f"{tracking.digest(identity)}.pt"
 
 
-def describe(config: Config, data: PollutedData, detector: Detector) -> dict[str, Any]:
+def describe(config: Config, data: PollutedData, detector: Detector, device: torch.device) -> dict[str, Any]:
     """What is known before training: coordinates, counts and environment, for `metrics.json`."""
     hidden = data.anomalous("unlabeled")
     known = data.arrays.labels == "known"
@@ -159,7 +159,7 @@ def describe(config: Config, data: PollutedData, detector: Detector) -> dict[str
         "data/hidden_anomalies": "unknown" if known else int(hidden.sum()),
         **({} if known else {"data/pollution_unlabeled": float(hidden.double().mean())}),
         "data/fingerprint": data.arrays.fingerprint,
-        **tracking.environment(),
+        **tracking.environment(device),
     }
 
 
@@ -219,10 +219,12 @@ def write_results(
         detector.pseudo_label(data, threshold),
         hidden,
     )
-    plots.suspicion_plot(directory / "suspicion.png", suspicion.numpy(), None if hidden is None else hidden.numpy())
+    if detector.infers_labels:
+        truth = None if hidden is None else hidden.numpy()
+        plots.suspicion_plot(directory / "suspicion.png", suspicion.numpy(), truth)
     save_detector(directory / "detector.pt", config, detector, data, threshold)
     if (wandb_run := tracking.wandb_run(logger)) is not None:
-        tracking.log_final(wandb_run, results, is_anomaly, test, suspicion, hidden)
+        tracking.log_final(wandb_run, results, is_anomaly, test, suspicion if detector.infers_labels else None, hidden)
     return results
 
 
@@ -255,7 +257,7 @@ def save_detector(path: Path, config: Config, detector: Detector, data: Polluted
         "threshold": threshold,
         "sample_shape": list(data.sample_shape),
         "preprocessing": {"shift": shift, "scale": scale},
-        "config": OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
+        "config": plain(config),
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
@@ -272,7 +274,7 @@ def load_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
         file holds.
     """
     content = torch.load(path, weights_only=True)
-    detector = make_detector(OmegaConf.create(content["config"]), tuple(content["sample_shape"]))  # type: ignore[arg-type]
+    detector = make_detector(OmegaConf.create(content["config"]), tuple(content["sample_shape"]))
     detector.score.load_state_dict(content["score"])
     return detector.eval(), content
 

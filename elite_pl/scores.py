@@ -7,7 +7,18 @@ from elite_pl.losses import center_of
 from elite_pl.networks import Backbone
 
 
-class Hypersphere(nn.Module):
+class Score(nn.Module):
+    """The base of all scores: maps samples (n, ...) to scores (n,)."""
+
+    def initialise(self, batches: list[Tensor]) -> None:
+        """Fixes what is fixed before training, such as a center.
+
+        Args:
+            batches: All training samples, labeled ones included, in batches of shape (n, ...).
+        """
+
+
+class Hypersphere(Score):
     """Distance of the encoder's output to a fixed center: `Ω(x) = ||φ(x; θ) - o||`, or its square.
 
     Source: Ruff et al., "Deep One-Class Classification", ICML 2018; Algorithm 1 of the ELITE paper has the distance,
@@ -28,7 +39,7 @@ class Hypersphere(nn.Module):
 
     @torch.no_grad()
     def initialise(self, batches: list[Tensor]) -> None:
-        """Sets the center o to the mean output over all training samples; see `losses.center_of`."""
+        """Sets the center o to the mean output; see `losses.center_of`."""
         self.center.copy_(center_of(torch.cat([self.encoder(batch) for batch in batches])))
 
     def forward(self, sample: Tensor) -> Tensor:

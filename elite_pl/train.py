@@ -10,7 +10,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, tracking
@@ -27,7 +26,7 @@ def job(cfg: config.Config) -> None:
     sweep = Path(HydraConfig.get().sweep.dir)
     try:
         config.check(cfg)
-        plain = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[arg-type]
+        plain = config.plain(cfg)
         directory, hash = tracking.run_directory(plain), tracking.config_hash(plain)
         metrics = tracking.finished(directory, hash)
         if metrics is None:

@@ -21,15 +21,19 @@ class Elite(Detector):
         meta_gradient: How M is computed: `"jvp"` or `"virtual_step"`, equal up to rounding; see `alice`.
         meta_scale: η_M of Eq. 14. Under Adam a constant factor of the loss cancels: it means something with SGD only.
         weights: α: `"raw"` as in Eq. 14, or `"mean"`, divided by the batch mean of |M|.
+        supervised: Weight of L_v itself in the update. The paper's update has none (0). Its gradient v is at hand.
         **detector: See `Detector`.
     """
 
     needs_labels = True
+    infers_labels = True
     suspicion_sum: Tensor
     visits: Tensor
     last_pseudo_label: Tensor
 
-    def __init__(self, *, meta_gradient: str, meta_scale: float, weights: str, **detector: Any) -> None:
+    def __init__(
+        self, *, meta_gradient: str, meta_scale: float, weights: str, supervised: float, **detector: Any
+    ) -> None:
         super().__init__(**detector)
         if meta_gradient not in META_GRADIENTS:
             raise InputError(f"method.meta_gradient={meta_gradient}: must be jvp or virtual_step")
@@ -38,7 +42,9 @@ class Elite(Detector):
         if not meta_scale > 0:
             raise InputError(f"method.meta_scale={meta_scale}: must be positive")
         self.infer = META_GRADIENTS[meta_gradient]
-        self.meta_scale, self.weights = meta_scale, weights
+        if not supervised >= 0:
+            raise InputError(f"method.supervised={supervised}: must not be negative")
+        self.meta_scale, self.weights, self.supervised = meta_scale, weights, supervised
 
     def setup(self, stage: str) -> None:
         """Makes room for what is learned about each unlabeled sample; in buffers, so that a checkpoint keeps it."""
@@ -61,7 +67,14 @@ class Elite(Detector):
             labeled_statistics=self.labeled_statistics,
         )
         self.remember(batch, inference)
-        return (inference.weight * hinge(inference.score, inference.pseudo_label, self.margin)).mean()
+        loss = (inference.weight * hinge(inference.score, inference.pseudo_label, self.margin)).mean()
+        return loss + self.supervised * self.labeled_loss(inference) if self.supervised else loss
+
+    def labeled_loss(self, inference: alice.Inference) -> Tensor:
+        """L_v with its gradient, but without another pass: `L_v + <θ - θ', v>` at θ' = θ, with θ' held constant."""
+        v = inference.labeled_gradient
+        products = [((p - p.detach()) * v[name]).sum() for name, p in alice.trainable(self.score).items()]
+        return inference.labeled_loss + torch.stack(products).sum()
 
     def remember(self, batch: Batch, inference: alice.Inference) -> None:
         """Keeps the step's verdict on its samples, and what the epoch's log shows of it."""
