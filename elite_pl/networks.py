@@ -124,8 +124,8 @@ def lenet(
         encoder.extend((
             nn.Conv2d(before, after, 5, padding=2, bias=False),
             nn.BatchNorm2d(after, affine=False, eps=EPSILON),
-            nn.LeakyReLU(SLOPE),
             nn.MaxPool2d(2),
+            nn.LeakyReLU(SLOPE),  # after the pooling: the same function at a quarter of the cost
         ))  # fmt: skip
     encoder.append(nn.Flatten())
     if hidden:

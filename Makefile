@@ -1,0 +1,69 @@
+# `make help` lists the targets. Each sets up what it needs: a `.venv` with the pinned packages, and elite_pl, editable.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The networks are small: two processes are faster than two threads.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench install-check pins clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## the environment alone; PYTHON=python3.12 for another Python
+
+# Done again when the packages asked for have changed. pip brings uv, and uv all else: of torch and torchvision it takes
+# a pair that fits. Compiled at once, because an import would take three times as long where Python may not write.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo 'elite_pl runs on Python 3.11 to 3.13: make PYTHON=python3.12 ...' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## ELITE and two rivals on digits of which half are anomalies: 27 runs, one table, about a minute
+	$(BIN)/python -m elite_pl.train experiment=demo
+	@$(BIN)/python -m elite_pl.report outputs/demo --columns normal_class
+
+test: $(READY) ## all tests, two at a time; ARGS="-k digits -n 0" goes to pytest
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## what ruff can repair by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## the Lightning loop against a bare PyTorch loop, minutes; writes benchmarks/results/
+	$(BIN)/python benchmarks/loop_overhead.py --write
+
+# Dependencies as in requirements.txt, but only those that the wheel asks for: one that it forgets is missing here.
+install-check: $(READY) ## the wheel with its dependencies in an environment of its own, run from an empty directory
+	@set -eu; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; mkdir $$place/empty; \
+	rm -rf build; $(BIN)/python -m build --wheel --no-isolation --outdir $$place . >$$place/log 2>&1 || { cat $$place/log; exit 1; }; \
+	$(BIN)/python -m venv --without-pip $$place/venv; \
+	$(BIN)/uv pip install --quiet --python $$place/venv/bin/python --constraint requirements.txt $$place/*.whl; \
+	cd $$place/empty; \
+	$$place/venv/bin/elite-pl-train logger=none epochs=1 method.pretrain_epochs=0; \
+	$$place/venv/bin/elite-pl-report outputs/runs >/dev/null; \
+	echo 'the wheel runs with its own dependencies'
+
+pins: $(READY) ## resolve requirements.txt anew from pyproject.toml
+	{ sed -n '/^#/p' requirements.txt; \
+	  $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --all-extras --universal --python-version 3.11 \
+	    --no-emit-index-url --no-header --no-annotate; } >requirements.tmp
+	mv requirements.tmp requirements.txt
+
+clean: ## remove the environment, caches and outputs/demo; other runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs/demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
