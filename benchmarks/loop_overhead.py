@@ -166,10 +166,12 @@ def main() -> None:
     where = tracking.environment()
     text = f"""# The Lightning loop against a bare PyTorch loop
 
-`python benchmarks/loop_overhead.py --repetitions {options.repetitions} --write` (`make bench`). Target: at most {TARGET} on
-the MNIST LeNet, batch 128 and 20 labeled samples, random pixels. Digits: batch 32 and 10 labeled samples, where four
-steps carry all that an epoch costs. Both loops make the same `elite_svdd` steps and end with the same weights (checked);
-they take turns, an epoch each, on one thread. Ratios are of neighbouring epochs.
+`make bench`, or `python benchmarks/loop_overhead.py --repetitions {options.repetitions} --write`.
+
+Target: at most {TARGET} on the MNIST LeNet (batch 128, 20 labeled samples, random pixels). On digits (batch 32, 10
+labeled samples) four steps carry all that an epoch costs. Both loops make the same `elite_svdd` steps and end with the
+same weights, which is checked; they take turns, an epoch each, on one thread. A ratio is that of two neighbouring
+epochs.
 
 {chr(10).join(lines)}
 

@@ -1,15 +1,17 @@
-"""The command `python -m elite_pl.report`: the table and the picture of a study, from the `metrics.json` of its runs."""
+"""The command `python -m elite_pl.report`: the table and the picture of a study, from the files of its runs."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from omegaconf import OmegaConf
 
@@ -22,25 +24,30 @@ REPEATS = ("normal_class", "seed")  # these are averaged over
 AUROC, HIDDEN = "test/auroc", "data/hidden_anomalies"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """A finished run.
 
     Attributes:
         directory: Its run directory.
         metrics: What its `metrics.json` holds.
-        config: What its `config.yaml` holds.
     """
 
     directory: Path
     metrics: dict[str, Any]
-    config: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What its `config.yaml` holds, with dotted keys; read when it is asked for, because that takes its time."""
+        path = self.directory / "config.yaml"
+        try:
+            return flat(cast(dict[Any, Any], OmegaConf.to_container(OmegaConf.load(path))))
+        except Exception as error:  # OmegaConf's, YAML's or the file system's
+            raise InputError(f"{path}: cannot be read ({error}); remove it and repeat the run") from None
 
     def __getitem__(self, key: str) -> Any:
         """A value of `metrics.json`, else of `config.yaml` (`method.optimizer.lr`), None where neither has it."""
-        if key in self.metrics:
-            return self.metrics[key]
-        return flat(self.config).get(key)
+        return self.metrics[key] if key in self.metrics else self.config.get(key)
 
     @property
     def auroc(self) -> float:
@@ -48,7 +55,7 @@ class Run:
         return 100 * self.metrics[AUROC]
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in config.items():
@@ -62,18 +69,16 @@ def read_study(directory: Path) -> list[Run]:
     Raises:
         InputError: If there is none, or one cannot be read.
     """
-    runs = []
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; name the study directory of a sweep, OUTPUT_DIR/STUDY")
+    runs = []
     for path in sorted(directory.rglob("metrics.json")):
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            config = path.with_name("config.yaml")
-            plain = OmegaConf.to_container(OmegaConf.load(config)) if config.is_file() else {}
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({error}); remove it and repeat the run") from None
-        if isinstance(metrics, dict) and isinstance(plain, dict) and AUROC in metrics:
-            runs.append(Run(path.parent, metrics, {str(key): value for key, value in plain.items()}))
+        if isinstance(metrics, dict) and AUROC in metrics:
+            runs.append(Run(path.parent, metrics))
     if not runs:
         raise InputError(f"{directory}: no finished run with a test part in it (a run's metrics.json holds {AUROC})")
     return runs
@@ -81,7 +86,7 @@ def read_study(directory: Path) -> list[Run]:
 
 def without_copies(runs: Iterable[Run]) -> list[Run]:
     """Each run once, where studies hold runs of the same config."""
-    return list({run["config_hash"] or str(run.directory): run for run in runs}.values())
+    return list({run.metrics.get("config_hash", run.directory): run for run in runs}.values())
 
 
 def check_cells(runs: Sequence[Run], keys: Sequence[str]) -> None:
@@ -98,22 +103,26 @@ def check_cells(runs: Sequence[Run], keys: Sequence[str]) -> None:
     for run in runs:
         cell = tuple(str(run[key]) for key in (*keys, *REPEATS))
         if (other := cells.setdefault(cell, run)) is not run:
-            ours, theirs = flat(run.config), flat(other.config)
-            ignored = ("logger", "output_dir", "study", "threads")  # that do not make another run
+            same = ("logger", "output_dir", "study", "threads")  # these do not make another run
             differ = [
                 key
-                for key in sorted(ours.keys() | theirs.keys())
-                if ours.get(key) != theirs.get(key) and not key.startswith(ignored)
+                for key in sorted(run.config.keys() | other.config.keys())
+                if run.config.get(key) != other.config.get(key) and not key.startswith(same)
             ]
             raise InputError(
-                f"{run.directory} and {other.directory} would be averaged, but differ in {', '.join(differ) or 'config'}; "
-                f"add that to --rows {','.join(keys)}"
+                f"{run.directory} and {other.directory} would be averaged, but differ in "
+                f"{', '.join(differ) or 'their configuration'}; add such a key to --rows {','.join(keys)}"
             )
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (n - 1 in the denominator) of at least one value; 0 for a single one."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    """Mean and standard deviation (n - 1 in the denominator); that of a single value is NaN."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def plus_minus(mean: float, error: float, sign: str = "") -> str:
+    """`12.3 ± 4.5`, or the mean alone where there is no error."""
+    return f"{mean:{sign}.1f}" + ("" if math.isnan(error) else f" ± {error:.1f}")
 
 
 def paired(runs: Iterable[Run], baseline: Sequence[Run], keys: Sequence[str]) -> tuple[float, float, int] | None:
@@ -189,21 +198,20 @@ def table(
     for values, group in grouped(runs, shown):
         line = list(values)
         for part in [[run for run in group if str(run[column or ""]) == str(value)] for value in columns] + [group]:
-            mean, deviation = mean_std([run.auroc for run in part]) if part else (0.0, 0.0)
-            line.append(f"{mean:.1f} ± {deviation:.1f}" if part else "")
+            line.append(plus_minus(*mean_std([run.auroc for run in part])) if part else "")
         line.append(str(len(group)))
         if counted:
             line.append(f"{statistics.fmean(run[HIDDEN] for run in group):.1f}")
         if compared:
             others = [run for run in group if run["method"] != against]
             difference = paired(others, baseline, cell)
-            line.append("" if difference is None else "{:+.1f} ± {:.1f} (n = {})".format(*difference))
+            line.append(f"{plus_minus(*difference[:2], sign='+')} (n = {difference[2]})" if difference else "")
         body.append(line)
 
     caption = ["ROC AUC in %, mean ± standard deviation over runs"]
     if compared:
         caption.append(f"`{against} ahead by`: points, mean ± standard error of the differences over the same splits")
-    if not counted and isinstance(hidden[0], int):
+    if len(hidden) == 1 and isinstance(hidden[0], int):
         constant.append(f"{hidden[0]} hidden anomalies among {runs[0]['data/unlabeled']} unlabeled samples")
     return header, body, ". ".join([", ".join(constant), *caption] if constant else caption) + "."
 
@@ -252,9 +260,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits with 2 for bad input."""
     parser = Parser(prog="python -m elite_pl.report", description=(__doc__ or "").split(": ", 1)[1].capitalize())
-    parser.add_argument(
-        "study", nargs="+", type=Path, help="study directory OUTPUT_DIR/STUDY; several are put together"
-    )
+    parser.add_argument("study", nargs="+", type=Path, help="OUTPUT_DIR/STUDY; several are put together")
     parser.add_argument(
         "--rows",
         default=",".join((*SETTING, "method")),

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    quiet_lightning()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its import sets it
 
     data = make_data(config)
     detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
@@ -277,11 +276,3 @@ def load_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
     detector = make_detector(OmegaConf.create(content["config"]), tuple(content["sample_shape"]))
     detector.score.load_state_dict(content["score"])
     return detector.eval(), content
-
-
-def quiet_lightning() -> None:
-    """Silences advice that does not apply: there are no workers, and checkpoints are meant to be replaced."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*log_every_n_steps.*"):
-        warnings.filterwarnings("ignore", message)
-    warnings.filterwarnings("ignore", module="pytorch_lightning.*", category=pl.utilities.warnings.PossibleUserWarning)

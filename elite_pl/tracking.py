@@ -424,7 +424,7 @@ def make_wandb_logger(
         "mode": resolved,
         "project": project,
         "entity": entity,
-        "dir": os.fspath(directory),
+        "dir": os.path.abspath(directory),  # its process keeps the folder that it was started in
         "id": run_id,
         "resume": "allow" if run_id else None,
         "name": coordinates(config),

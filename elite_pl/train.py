@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import hydra
@@ -31,6 +32,7 @@ def job(cfg: config.Config) -> None:
         metrics = tracking.finished(directory, hash)
         if metrics is None:
             tracking.check_writable(directory)
+            silence_advice()
             from elite_pl.run import run  # imports torch and Lightning
 
             metrics = run(cfg, directory, hash)
@@ -58,6 +60,11 @@ def say(error: Exception) -> None:
     """Prints an error on one line of standard error."""
     text = str(error) if isinstance(error, InputError | TrainingError) else config.explain(error)
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
+
+
+def silence_advice() -> None:
+    """Hides what libraries advise or deprecate inside themselves: nothing that a user could mend."""
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.jit|torch\.utils\._pytree")
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The command, run as a person runs it but in this process, because starting PyTorch takes longer than most tests."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-os.environ["WANDB_MODE"] = "offline"  # whatever the machine that runs the tests knows of W&B
 torch.set_num_threads(1)
 
 from elite_pl import train  # noqa: E402
@@ -47,6 +45,12 @@ def command(monkeypatch, capfd, tmp_path):
         return Outcome(code, streams.out, streams.err)
 
     return call
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """W&B without a server, whatever the machine that runs the tests knows of it."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from wandb_tools import read_run
 
 from elite_pl import metrics
+from elite_pl.callbacks import TimeLeft
 from elite_pl.run import load_detector
 
 METHODS = ("elite_svdd", "deep_svdd", "deep_sad", "labels_only", "oracle")
@@ -173,6 +176,40 @@ def test_collapse_is_warned_of(command):
     outcome = command("method=deep_svdd", *decay, *SHORT)
     assert outcome.code == 0
     assert "collapsed" in outcome.err and "step" in outcome.err
+
+
+def test_an_offline_wandb_run_holds_the_numbers(command, offline):
+    directory = command("logger=wandb", "study=mine", *SHORT).directory
+    found = json.loads((directory / "metrics.json").read_text())
+    recorded = read_run(directory)
+    assert recorded["exit_code"] == 0
+    assert recorded["summary"]["test/auroc"] == found["test/auroc"], "a plain number, to the last digit"
+    assert (recorded["run"].run_group, recorded["run"].job_type) == ("mine", "elite_svdd")
+    assert "digits" in recorded["run"].tags and "pollution=0.5" in recorded["run"].tags
+    assert recorded["config"]["method"]["optimizer"]["lr"] == 1e-3
+    curve = [row["train/labeled_loss"] for row in recorded["history"] if "train/labeled_loss" in row]
+    assert curve == [pytest.approx(float(r["train/labeled_loss"])) for r in read_csv(directory / "history.csv")]
+    charts = {key for row in recorded["history"] for key in row}
+    assert {"meta_gradient/normal", "meta_gradient/anomaly", "score/normal", "score/anomaly"} <= charts
+
+
+def test_each_job_of_a_sweep_has_its_wandb_run_and_a_failed_one_is_marked(command, offline):
+    outcome = command("-m", "logger=wandb", "method.optimizer.lr=1e-3,1e30", "method.pretrain_epochs=0", "epochs=3")
+    assert outcome.code == 1
+    codes = sorted(read_run(path)["exit_code"] for path in Path("outputs/runs/digits/elite_svdd").iterdir())
+    assert codes == [0, 1]
+
+
+def test_a_long_run_says_how_long_it_will_take(command, monkeypatch):
+    monkeypatch.setattr("elite_pl.run.TimeLeft", lambda: TimeLeft(after=0, long=0))
+    outcome = command(*SHORT)
+    assert re.search(r"about \d+ s of training left \(11 of 12 steps\)", outcome.err)
+
+
+def test_nothing_but_our_own_words_is_printed(command):
+    outcome = command(*SHORT)
+    assert outcome.err.count("\n") == 1 and outcome.err.startswith("digits, normal class 0: 110 unlabeled")
+    assert outcome.out.count("\n") == 2
 
 
 def interrupted(tmp_path, sent, epochs):

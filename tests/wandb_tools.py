@@ -59,11 +59,13 @@ def _items(items: Any) -> dict[str, Any]:
 def read_run(directory: Path, seconds: float = 10) -> dict[str, Any]:
     """What the only W&B run under `directory` holds: run, config, history (a list), summary, exit_code, file.
 
-    `finish()` returns a few milliseconds before W&B's own process has written the last record of an offline run, so
-    this waits for the exit code; it stays None if it does not come.
+    `finish()` returns before W&B's own process has written the last record of an offline run, or even made its file,
+    so this waits for the exit code; it stays None if it does not come.
     """
-    (file,) = directory.rglob("*.wandb")
     deadline = time.monotonic() + seconds
+    while not (files := list(directory.rglob("*.wandb"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (file,) = files
     while (found := _read_now(file))["exit_code"] is None and time.monotonic() < deadline:
         time.sleep(0.02)
     return found
