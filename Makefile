@@ -29,7 +29,7 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 demo: $(READY) ## ELITE and two rivals on digits of which half are anomalies: 27 runs, one table, about a minute
-	$(BIN)/python -m elite_pl.train experiment=demo
+	$(BIN)/python -m elite_pl.train experiment=demo >/dev/null
 	@$(BIN)/python -m elite_pl.report outputs/demo --columns normal_class
 
 test: $(READY) ## all tests, two at a time; ARGS="-k digits -n 0" goes to pytest

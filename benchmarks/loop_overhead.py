@@ -10,6 +10,7 @@ nothing but steps. The first epochs are not counted. At the end both must hold t
 
 import argparse
 import copy
+import logging
 import statistics
 import tempfile
 import time
@@ -25,7 +26,8 @@ from elite_pl import alice, config, seeding, sources, tracking
 from elite_pl.datamodule import PollutedData
 from elite_pl.losses import hinge
 from elite_pl.methods.elite import Elite
-from elite_pl.run import make_data, make_detector, make_trainer, quiet_lightning
+from elite_pl.run import make_data, make_detector, make_trainer
+from elite_pl.train import silence_advice
 
 RESULTS = Path(__file__).parent / "results" / "loop_overhead.md"
 NOT_COUNTED = 2  # epochs at the start
@@ -141,7 +143,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside the other results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    quiet_lightning()
+    silence_advice()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     config.register()
 
     header = "| steps | a step, bare | a step, Lightning | ratio, median | quartiles | medians of the repetitions |"

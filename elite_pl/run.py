@@ -21,7 +21,7 @@ from elite_pl.detector import Detector, collapsed
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
 
-log = logging.getLogger("elite_pl")
+log = logging.getLogger(__name__)
 
 
 def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:

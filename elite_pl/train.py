@@ -8,9 +8,12 @@ import warnings
 from pathlib import Path
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, tracking
@@ -27,6 +30,8 @@ def job(cfg: config.Config) -> None:
     sweep = Path(HydraConfig.get().sweep.dir)
     try:
         config.check(cfg)
+        place = place_in_sweep()
+        logging.getLogger("elite_pl.run").setLevel(logging.WARNING if place else logging.NOTSET)  # one line a run
         plain = config.plain(cfg)
         directory, hash = tracking.run_directory(plain), tracking.config_hash(plain)
         metrics = tracking.finished(directory, hash)
@@ -39,7 +44,11 @@ def job(cfg: config.Config) -> None:
         else:
             log.info("done before: nothing to run")
         if "test/auroc" in metrics:
-            print(f"ROC AUC {metrics['test/auroc']:.4f}")
+            auroc = f"ROC AUC {metrics['test/auroc']:.4f}"
+            print(auroc)
+            if place:
+                what = f"{cfg.method.name}, normal class {cfg.normal_class}, seed {cfg.seed}"
+                log.info("%s  %s: %s", place, what, auroc)
         print(directory)
         codes.append(0)
     except (InputError, HydraException, OmegaConfBaseException) as error:
@@ -54,6 +63,20 @@ def job(cfg: config.Config) -> None:
     finally:
         if HydraConfig.get().mode == RunMode.MULTIRUN and {p.name for p in sweep.iterdir()} <= {"multirun.yaml"}:
             discard(sweep)  # Hydra's record of a sweep of which nothing came
+
+
+def place_in_sweep() -> str:
+    """`k of n`, or nothing outside of a sweep. Hydra tells a job its number; all jobs stand in the sweep's record."""
+    current = HydraConfig.get()
+    if current.mode != RunMode.MULTIRUN:
+        return ""
+    record = Path(current.sweep.dir) / "multirun.yaml"
+    if not record.is_file():  # the sweep is over studies or output directories
+        return f"run {current.job.num + 1}"
+    sweep = OmegaConf.load(record).hydra
+    typed = [f"{key}={value}" for key, value in (sweep.sweeper.params or {}).items()] + list(sweep.overrides.task)
+    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), max_batch_size=None)
+    return f"{current.job.num + 1:{len(str(len(jobs)))}} of {len(jobs)}"
 
 
 def say(error: Exception) -> None:

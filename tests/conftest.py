@@ -1,5 +1,6 @@
 """The command, run as a person runs it but in this process, because starting PyTorch takes longer than most tests."""
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ class Outcome:
 def command(monkeypatch, capfd, tmp_path):
     """Runs `python -m elite_pl.train ARGUMENTS` in an empty folder, without a tracker unless one is asked for."""
     monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("elite_pl")  # the command gives it a handler on this test's streams
+    monkeypatch.setattr(log, "handlers", log.handlers)
+    monkeypatch.setattr(log, "propagate", log.propagate)
 
     def call(*arguments: str) -> Outcome:
         default = [] if any(a.startswith(("logger=", "--")) for a in arguments) else ["logger=none"]

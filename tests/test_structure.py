@@ -1,0 +1,280 @@
+"""What no single module can check: the direction of imports, that every config file is used, and what files name."""
+
+import ast
+import graphlib
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from elite_pl import config
+
+PROJECT = Path(__file__).parents[1]
+CONF = PROJECT / "conf"
+
+# ------------------------------------------------------------------------------------------------------------ imports
+
+# A module imports from its own layer and from those before it.
+LAYERS = {
+    "kernels": "errors files seeding losses batchnorm alice splits metrics",
+    "modules": "networks scores sources datamodule pretraining plots detector",
+    "methods": "methods methods.elite methods.deep_svdd methods.deep_sad methods.labels_only methods.oracle",
+    "commands": "config tracking callbacks run train report",
+}
+LAYER_OF = {module: i for i, modules in enumerate(LAYERS.values()) for module in modules.split()}
+
+# What comes from outside has its place too: (a package, the modules that may import it).
+PLACES = {
+    "hydra": {"config", "train"},
+    "wandb": {"tracking"},
+    "matplotlib": {"plots"},
+    "sklearn": {"sources"},
+    "torchvision": {"sources"},
+}
+OUTSIDE_OF_KERNELS = {"torch", "torchmetrics", "numpy"}
+
+
+def own_modules() -> dict[str, ast.Module]:
+    """Our modules by their names below `elite_pl`, parsed."""
+    found = {}
+    for path in sorted((PROJECT / "elite_pl").rglob("*.py")):
+        parts = path.relative_to(PROJECT / "elite_pl").with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+class Imports(ast.NodeVisitor):
+    """Everything that a module imports, inside functions too, but not what only type checkers see."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.names: set[str] = set()
+        self.visit(tree)
+
+    def visit_If(self, node):
+        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            self.generic_visit(node)
+
+    def visit_Import(self, node):
+        self.names |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node):
+        assert node.level == 0, "imports are absolute"
+        self.names |= {f"{node.module}.{alias.name}" for alias in node.names}
+
+
+def own(names: set[str], modules: dict[str, ast.Module]) -> set[str]:
+    """Which of our modules are meant by imported names, such as `elite_pl.files.atomic_write`."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "elite_pl":
+            prefixes = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
+            found |= set([prefix for prefix in prefixes if prefix in modules][:1])
+    return found
+
+
+MODULES = own_modules()
+IMPORTS = {name: Imports(tree).names for name, tree in MODULES.items()}
+
+
+def test_every_module_has_its_layer():
+    assert set(MODULES) == set(LAYER_OF)
+
+
+def test_imports_go_downward():
+    upward = [
+        f"{module} imports {other}"
+        for module, names in IMPORTS.items()
+        for other in own(names, MODULES)
+        if LAYER_OF[other] > LAYER_OF[module]
+    ]
+    assert not upward
+
+
+def test_there_are_no_cycles():
+    graphlib.TopologicalSorter({name: own(names, MODULES) for name, names in IMPORTS.items()}).prepare()
+
+
+def test_what_comes_from_outside_stays_in_its_place():
+    found: dict[str, set[str]] = {}
+    for module, names in IMPORTS.items():
+        for package in {name.split(".")[0] for name in names}:
+            found.setdefault(package, set()).add(module)
+    assert {package: found[package] for package in PLACES} == PLACES
+    kernels = set(LAYERS["kernels"].split())
+    others = {package for package, modules in found.items() if modules & kernels} - set(sys.stdlib_module_names)
+    assert others - {"elite_pl"} <= OUTSIDE_OF_KERNELS
+
+
+def test_this_file_can_see_imports():
+    tree = ast.parse("if TYPE_CHECKING:\n import a\ndef f():\n from elite_pl.plots import b\n from elite_pl import run")
+    assert own(Imports(tree).names, MODULES) == {"plots", "run"}
+    assert not any(name.startswith("a") for name in Imports(tree).names)
+
+
+# ------------------------------------------------------------------------------------------------------------- configs
+
+SHORT = ("epochs=1", "method.pretrain_epochs=0", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads=1")
+
+# What an option needs beside itself; an option that is not named here runs on the digits.
+NEEDS = {
+    "backbone/lenet": ["dataset=mnist"],
+    "backbone/lenet_fmnist": ["dataset=fmnist"],
+    "dataset/npz": ["dataset.path=data/own.npz", "n_train=null"],
+}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if list(path.glob("*.yaml")))
+OPTIONS = [f"{group}/{option}" for group in GROUPS for option in options(group) if group != "experiment"]
+
+
+@pytest.fixture
+def data_folder(tmp_path):
+    """Files where the data sets look for them: random pixels instead of the real ones."""
+    rng = np.random.default_rng(0)
+    folder, y = tmp_path / "data", np.repeat(np.arange(10, dtype=np.uint8), 60)
+    for name in ("MNIST", "FashionMNIST"):
+        raw = folder / name / "raw"
+        raw.mkdir(parents=True)
+        x = rng.integers(0, 256, (600, 28, 28), dtype=np.uint8)
+        for part in ("train", "t10k"):
+            sizes = np.array([2051, *x.shape], dtype=">i4")
+            (raw / f"{part}-images-idx3-ubyte").write_bytes(sizes.tobytes() + x.tobytes())
+            (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([2049, 600], dtype=">i4").tobytes() + y.tobytes())
+    x = rng.integers(0, 256, (600, 3, 32, 32), dtype=np.uint8)
+    np.savez(folder / "cifar10.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(folder / "own.npz", x=x[:, 0, :3, 0], y=y)
+    return folder
+
+
+def composed(*overrides: str):
+    config.register()
+    with initialize_config_module("elite_pl.conf", version_base="1.3"):
+        return compose("train", list(overrides), return_hydra_config=True)
+
+
+def test_every_config_file_belongs_to_a_group_that_is_tested_here():
+    assert set(GROUPS) == {*config.GROUPS, "experiment"}
+    shared = {
+        str((CONF / group / str(entry).split("@")[0]).with_suffix(".yaml").relative_to(CONF))
+        for group in GROUPS
+        for option in options(group)
+        for entry in OmegaConf.load(CONF / group / f"{option}.yaml").get("defaults", [])
+        if isinstance(entry, str) and entry != "_self_"
+    }
+    tested = {"train.yaml", *(f"{option}.yaml" for option in OPTIONS), *shared}
+    tested |= {f"experiment/{name}.yaml" for name in options("experiment")}
+    assert {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")} == tested
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_runs(command, data_folder, offline, monkeypatch, option):
+    monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))
+    group, name = option.split("/")
+    outcome = command(f"{group}={name}", *SHORT, *NEEDS.get(option, []))
+    assert outcome.code == 0, outcome.err
+    assert (outcome.directory / "metrics.json").is_file()
+
+
+def nodes(node, path=""):
+    """All nodes with a `_target_`, by their places."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from nodes(value, f"{path}.{key}".strip("."))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_node_is_keyword_arguments_of_its_target(option):
+    group, name = option.split("/")
+    extra = ["dataset.path=x"] if option == "dataset/npz" else []
+    plain = OmegaConf.to_container(composed(f"{group}={name}", *extra)[group], resolve=True)
+    for place, node in nodes(plain, group):
+        arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
+        try:
+            inspect.signature(get_object(node["_target_"])).bind_partial(**arguments)
+        except TypeError as error:
+            pytest.fail(f"{place}: {error}")
+
+
+def jobs(name: str) -> list[list[str]]:
+    """The overrides of every run of an experiment."""
+    hydra = composed(f"experiment={name}").hydra
+    assert hydra.mode.name == "MULTIRUN", "an experiment is a sweep, without -m"
+    typed = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+    (found,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), max_batch_size=None)
+    return [list(overrides) for overrides in found]
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_says_how_it_is_run_and_how_many_runs_it_is(name):
+    header, typed, *rest = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert header == "# @package _global_"
+    assert typed == f"# python -m elite_pl.train experiment={name}"
+    comment = " ".join(line for line in rest if line.startswith("#"))
+    found = jobs(name)
+    assert re.search(rf"\b{len(found)} runs\b", comment), f"{len(found)} runs"
+    assert composed(f"experiment={name}").study == name
+    for overrides in (found[0], found[-1]):
+        config.check(composed(f"experiment={name}", *overrides))
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_runs(command, data_folder, monkeypatch, name):
+    monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))
+    outcome = command(f"experiment={name}", "hydra.mode=RUN", *jobs(name)[0], *SHORT, "trainer.devices=1")
+    assert outcome.code == 0, outcome.err
+    assert outcome.directory.parts[:2] == ("outputs", name)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_no_file_names_a_package_registry_or_a_place_on_a_machine():
+    git = shutil.which("git")
+    if git is None or not (PROJECT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = [git, "-C", str(PROJECT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
+    # Written so that this file does not match itself.
+    registry = r"pypi[.](?:org|python)|pythonhosted[.]|whl[.]pytorch|download[.]pytorch|(?:conda[.])?anaconda[.]"
+    registry += r"|--(?:(?:extra-)?index-url|find-links)[ =]"
+    place = r"(?<![\w.}/~])/(?:home|root|Users|work|workspace|opt|mnt|data)/[\w.]"
+    faults = []
+    for name in filter(None, names):
+        path = PROJECT / name
+        if not path.is_file():
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:  # a picture
+            continue
+        faults += [
+            f"{name}:{i}: {line[:160]}" for i, line in enumerate(lines, 1) if re.search(f"{registry}|{place}", line)
+        ]
+    assert not faults, "\n".join(faults)
+
+
+def test_requirements_are_pinned():
+    lines = [line for line in (PROJECT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.+]+( ; .+)?", line) for line in lines)
+    names = [re.split(r"\[|=", line)[0] for line in lines]
+    assert names == sorted(names)
+    assert {"torch", "torchvision", "pytorch-lightning", "pytest", "ruff", "mypy", "uv"} <= set(names)
