@@ -1,6 +1,7 @@
 """The command `python -m elite_pl.train`. Light, so that `--help` answers at once; the work is in `run.py`."""
 
 import logging
+import multiprocessing
 import os
 import sys
 import traceback
@@ -13,7 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, tracking
@@ -66,16 +66,15 @@ def job(cfg: config.Config) -> None:
 
 
 def place_in_sweep() -> str:
-    """`k of n`, or nothing outside of a sweep. Hydra tells a job its number; all jobs stand in the sweep's record."""
+    """`k of n`, or nothing outside of a sweep; `run k` in a worker of a parallel launcher, which knows no more."""
     current = HydraConfig.get()
     if current.mode != RunMode.MULTIRUN:
         return ""
-    record = Path(current.sweep.dir) / "multirun.yaml"
-    if not record.is_file():  # the sweep is over studies or output directories
+    if multiprocessing.parent_process() is not None:
         return f"run {current.job.num + 1}"
-    sweep = OmegaConf.load(record).hydra
-    typed = [f"{key}={value}" for key, value in (sweep.sweeper.params or {}).items()] + list(sweep.overrides.task)
-    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), max_batch_size=None)
+    typed = [argument for argument in sys.argv[1:] if not argument.startswith(("-", "hydra"))]
+    swept = [f"{key}={value}" for key, value in (current.sweeper.params or {}).items()] + typed
+    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), max_batch_size=None)
     return f"{current.job.num + 1:{len(str(len(jobs)))}} of {len(jobs)}"
 
 
