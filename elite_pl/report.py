@@ -21,6 +21,7 @@ from elite_pl.plots import comparison_plot
 
 SETTING = ("dataset", "pollution", "label_ratio")  # runs that differ here are never averaged unless one asks for it
 REPEATS = ("normal_class", "seed")  # these are averaged over
+IGNORED = ("logger", "output_dir", "study", "threads", "dataset.root", "dataset.source")  # do not make another run
 AUROC, HIDDEN = "test/auroc", "data/hidden_anomalies"
 
 
@@ -64,11 +65,13 @@ def flat(config: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_study(directory: Path) -> list[Run]:
-    """The finished runs below a directory that have a test ROC AUC, in the order of their paths.
+    """The finished runs that have a test ROC AUC, below a directory in the order of their paths, or in a cells file.
 
     Raises:
         InputError: If there is none, or one cannot be read.
     """
+    if directory.is_file():
+        return read_cells(directory)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; name the study directory of a sweep, OUTPUT_DIR/STUDY")
     runs = []
@@ -82,6 +85,35 @@ def read_study(directory: Path) -> list[Run]:
     if not runs:
         raise InputError(f"{directory}: no finished run with a test part in it (a run's metrics.json holds {AUROC})")
     return runs
+
+
+def read_cells(path: Path) -> list[Run]:
+    """The runs that `write_cells` kept.
+
+    Raises:
+        InputError: If the file cannot be read as such.
+    """
+    runs = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            cell = json.loads(line)
+            run = Run(path, cell["metrics"])
+            run.config = cell["config"]
+            runs.append(run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as cells ({error!r}); write it by --cells") from None
+    return runs
+
+
+def write_cells(path: Path, runs: Iterable[Run]) -> None:
+    """Keeps runs in one file, a line a run: its metrics, and its config without what does not make another run."""
+    lines = []
+    for run in runs:
+        config = {key: value for key, value in run.config.items() if not key.startswith(IGNORED)}
+        lines.append(json.dumps({"metrics": run.metrics, "config": config}) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def without_copies(runs: Iterable[Run]) -> list[Run]:
@@ -103,11 +135,10 @@ def check_cells(runs: Sequence[Run], keys: Sequence[str]) -> None:
     for run in runs:
         cell = tuple(str(run[key]) for key in (*keys, *REPEATS))
         if (other := cells.setdefault(cell, run)) is not run:
-            same = ("logger", "output_dir", "study", "threads")  # these do not make another run
             differ = [
                 key
                 for key in sorted(run.config.keys() | other.config.keys())
-                if run.config.get(key) != other.config.get(key) and not key.startswith(same)
+                if run.config.get(key) != other.config.get(key) and not key.startswith(IGNORED)
             ]
             raise InputError(
                 f"{run.directory} and {other.directory} would be averaged, but differ in "
@@ -260,7 +291,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits with 2 for bad input."""
     parser = Parser(prog="python -m elite_pl.report", description=(__doc__ or "").split(": ", 1)[1].capitalize())
-    parser.add_argument("study", nargs="+", type=Path, help="OUTPUT_DIR/STUDY; several are put together")
+    parser.add_argument(
+        "study", nargs="+", type=Path, help="OUTPUT_DIR/STUDY, or a file of cells; several are put together"
+    )
     parser.add_argument(
         "--rows",
         default=",".join((*SETTING, "method")),
@@ -271,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--against", default="elite_svdd", metavar="METHOD", help="compare the others with it (default: %(default)s)"
     )
+    parser.add_argument("--cells", type=Path, metavar="FILE", help="keep the runs in a file, to be read as a study")
     try:
         options = parser.parse_args(arguments)
         runs = without_copies(run for directory in options.study for run in read_study(directory))
@@ -280,7 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise InputError(f"{key}: no run has such a key; see metrics.json and config.yaml of one")
         header, body, caption = table(runs, rows, options.columns, options.against)
         text = f"{markdown(header, body)}\n\n{caption}\n"
-        place = options.study[0]
+        if options.cells:
+            write_cells(options.cells, runs)
+        first = options.cells or options.study[0]
+        place = first if first.is_dir() else first.parent
         with atomic_write(place / "table.md") as temporary:
             temporary.write_text(text, encoding="utf-8")
         picture(place / "comparison.png", runs, rows, options.columns)

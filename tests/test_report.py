@@ -122,6 +122,15 @@ def test_studies_are_put_together_and_a_run_counts_once(capfd, study, tmp_path):
     assert cells(shown(capfd, first, second))[1] == ["elite_svdd", "80.0 ± 14.1", "2"]
 
 
+def test_cells_say_what_the_runs_said(capfd, two_methods, tmp_path):
+    kept = tmp_path / "kept" / "cells.jsonl"
+    table = cells(shown(capfd, two_methods, "--cells", kept, "--rows", "method,method.optimizer.lr"))
+    assert (kept.parent / "table.md").exists() and len(kept.read_text().splitlines()) == 8
+    assert cells(shown(capfd, kept, "--rows", "method,method.optimizer.lr")) == table
+    kept.write_text("{}\n")
+    assert "cells.jsonl" in refused(capfd, kept)
+
+
 def test_errors(capfd, study, tmp_path):
     assert "no such directory" in refused(capfd, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
