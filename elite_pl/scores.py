@@ -47,3 +47,24 @@ class Hypersphere(Score):
         # vector_norm, because the square root of a sum has no tangent at the center itself
         distance = torch.linalg.vector_norm(self.encoder(sample) - self.center, dim=1)
         return distance.square() if self.squared else distance
+
+
+class Reconstruction(Score):
+    """What an autoencoder fails to reproduce: `Ω(x) = ||ψ(φ(x)) - x||` over all features, or its square.
+
+    Source: Sec. 3.2.1 of the ELITE paper.
+
+    Args:
+        backbone: The encoder φ and the decoder ψ.
+        squared: Whether the score is the squared norm.
+    """
+
+    def __init__(self, backbone: Backbone, squared: bool = False) -> None:
+        super().__init__()
+        self.autoencoder = nn.Sequential(backbone.encoder, backbone.decoder)
+        self.squared = squared
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        error = torch.linalg.vector_norm((self.autoencoder(sample) - sample).flatten(1), dim=1)
+        return error.square() if self.squared else error

@@ -12,17 +12,6 @@ from elite_pl import alice, networks, scores
 N, M, LEARNING_RATE = 12, 6, 0.05
 
 
-class Reconstruction(nn.Module):
-    """An autoencoder's error: transposed convolutions, upsampling and a sigmoid are differentiated."""
-
-    def __init__(self, backbone):
-        super().__init__()
-        self.autoencoder = nn.Sequential(backbone.encoder, backbone.decoder)
-
-    def forward(self, sample):
-        return torch.linalg.vector_norm((self.autoencoder(sample) - sample).flatten(1), dim=1)
-
-
 class Residual(nn.Module):
     """Affine batch normalisation, a skip connection, global pooling."""
 
@@ -41,7 +30,7 @@ CASES = {
     "mlp, batch norm": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4))),
     "mlp, squared": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4), squared=True)),
     "lenet": ((1, 8, 8), lambda shape: scores.Hypersphere(networks.lenet(shape, (3, 2), 16))),
-    "autoencoder": ((1, 9, 7), lambda shape: Reconstruction(networks.lenet(shape, (3, 2), 16))),
+    "autoencoder": ((1, 9, 7), lambda shape: scores.Reconstruction(networks.lenet(shape, (3, 2), 16))),
     "residual": ((3, 6, 6), lambda shape: Residual()),
 }
 

@@ -20,7 +20,7 @@ from elite_pl import metrics
 from elite_pl.callbacks import TimeLeft
 from elite_pl.run import load_detector
 
-METHODS = ("elite_svdd", "deep_svdd", "deep_sad", "labels_only", "oracle")
+METHODS = ("elite_svdd", "elite_ae", "autoencoder", "deep_svdd", "deep_sad", "labels_only", "oracle")
 SHORT = ("epochs=3", "method.pretrain_epochs=1")
 
 
@@ -36,7 +36,7 @@ def test_a_run_leaves_its_files(command, method):
     directory = outcome.directory
     assert directory.parts[:4] == ("outputs", "runs", "digits", method)
     expected = "audit.csv config.yaml detector.pt history.csv last.ckpt metrics.json "
-    expected += "roc.png scores.csv scores.png splits.npz" + " suspicion.png" * (method == "elite_svdd")
+    expected += "roc.png scores.csv scores.png splits.npz" + " suspicion.png" * method.startswith("elite")
     assert sorted(p.name for p in directory.iterdir()) == expected.split()
 
     found = json.loads((directory / "metrics.json").read_text())
