@@ -4,6 +4,8 @@ The paper prints `η_y η_θ <= 2n / (L σ²)`; its Eq. 20 needs `||Σ a_i||² <
 With a linear network, the squared score and a margin above every score, L_v is quadratic: L and σ are known exactly.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -61,7 +63,7 @@ def test_the_loss_falls_at_every_step_below_the_corrected_bound(problem, share):
     for _ in range(30):
         bound = 2 / (smoothness(labeled, label) * gradient_bound(score, unlabeled) ** 2)
         losses.append(step(score, unlabeled, labeled, label, (share * bound).item()).item())
-    assert all(after < before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(losses))
 
 
 def test_equal_samples_break_the_printed_bound(problem):

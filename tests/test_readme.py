@@ -1,0 +1,48 @@
+"""What the README says works as it says."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_a_method_of_your_own(command, monkeypatch, tmp_path):
+    blocks = re.findall(r"```(\w+)\n(.*?)```", README.split("## A method of your own")[1].split("\n## ")[0], re.DOTALL)
+    *files, (language, shell) = blocks
+    assert [kind for kind, _ in files] == ["python", "yaml"] and language == "sh"
+    for _, text in files:
+        path = tmp_path / text.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert sum(len(text.splitlines()) for _, text in blocks) <= 17
+    variable, line = shell.split(" ", 1)
+    monkeypatch.syspath_prepend(tmp_path / variable.removeprefix("PYTHONPATH="))
+    arguments = line.split()
+    assert arguments[:3] == ["python", "-m", "elite_pl.train"]
+    outcome = command(*arguments[3:], "logger=none", "epochs=3")
+    sys.modules.pop("trimmed", None)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((outcome.directory / "metrics.json").read_text())["method"] == "trimmed"
+
+
+def test_its_links_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)", README)
+    assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_its_commands_compose(command):
+    lines = re.findall(r"^    python -m elite_pl\.train (.+)$", README, re.MULTILINE)
+    assert lines
+    for line in lines:
+        arguments = [part.strip("'") for part in line.split() if part != "-m"]
+        swept = [a.replace("range(10)", "0").split(",")[0] for a in arguments]
+        outcome = command("--cfg", "job", "--resolve", *swept)
+        assert outcome.code == 0, (line, outcome.err)
+
+
+def test_the_map_names_every_module():
+    listed = set(re.findall(r"\b(\w+\.py)\b", README.split("## Map")[1]))
+    assert {path.name for path in (ROOT / "elite_pl").glob("*.py")} - listed == {"__init__.py"}
