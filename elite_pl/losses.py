@@ -80,3 +80,83 @@ def center_of(output: Tensor, minimum: float = 0.1) -> Tensor:
     center = output.mean(dim=0)
     pushed = torch.where(center < 0, -minimum, minimum)
     return torch.where(center.abs() < minimum, pushed, center)
+
+
+UPDATES = {"hard": (0.0, 1.0), "soft": (0.5, 0.5), "refine": (0.0, 0.0)}
+
+
+def latent_outlier_exposure(
+    normal_loss: Tensor, anomaly_loss: Tensor, contamination: float | Tensor, update: str
+) -> Tensor:
+    """The loss of a batch of which the most suspicious samples are taken for anomalies.
+
+    The `contamination * n` samples with the largest `loss_n - loss_a` contribute `w_n loss_n + w_a loss_a`, the others
+    `loss_n`. The weights (w_n, w_a) are (0, 1) for `"hard"`, (1/2, 1/2) for `"soft"` and (0, 0) for `"refine"`, which
+    drops them.
+
+    Source: Qiu et al., "Latent Outlier Exposure for Anomaly Detection with Contaminated Data", ICML 2022, Sec. 3:
+    block coordinate descent over weights and labels y in {0, 1} or {0, 1/2}, of which a share is bound to be anomalous.
+
+    Args:
+        normal_loss: loss_n of each sample, shape (n,).
+        anomaly_loss: loss_a of each sample, shape (n,).
+        contamination: Share of the batch that is taken for anomalies, in [0, 1].
+        update: `"hard"`, `"soft"` or `"refine"`.
+
+    Returns:
+        The mean over the batch, shape ().
+    """
+    normal_weight, anomaly_weight = UPDATES[update]
+    count = round(float(contamination) * len(normal_loss))
+    suspicious = torch.zeros_like(normal_loss, dtype=torch.bool)
+    suspicious[(normal_loss - anomaly_loss).detach().topk(count).indices] = True
+    flipped = normal_weight * normal_loss + anomaly_weight * anomaly_loss
+    return torch.where(suspicious, flipped, normal_loss).mean()
+
+
+def positive_unlabeled(
+    unlabeled_loss: Tensor, positive_normal_loss: Tensor, positive_loss: Tensor, contamination: float | Tensor
+) -> Tensor:
+    """The risk of a detector from unlabeled samples and labeled anomalies, the positives.
+
+    `α E_A[loss_a] + |E_U[loss_n] - α E_A[loss_n]|`. The unlabeled samples hold a share α of anomalies, so that
+    `(1 - α) E_N[loss_n] = E_U[loss_n] - α E_A[loss_n]`: no labeled normal sample is needed. The risk of the normal
+    samples cannot be negative, but its estimate can, and would then reward any growth: hence its absolute value.
+
+    Source: Takahashi et al., "Deep Positive-Unlabeled Anomaly Detection for Contaminated Unlabeled Data", 2024,
+    arXiv 2405.18929.
+
+    Args:
+        unlabeled_loss: loss_n of the unlabeled samples, shape (n,).
+        positive_normal_loss: loss_n of the labeled anomalies, shape (m,).
+        positive_loss: loss_a of the labeled anomalies, shape (m,).
+        contamination: α, the share of anomalies among the unlabeled samples, in [0, 1].
+
+    Returns:
+        The risk, shape ().
+    """
+    normal_risk = unlabeled_loss.mean() - contamination * positive_normal_loss.mean()
+    return contamination * positive_loss.mean() + normal_risk.abs()
+
+
+def deviation(
+    score: Tensor, label: Tensor, margin: Tensor | float, prior_mean: Tensor | float, prior_std: Tensor | float
+) -> Tensor:
+    """The deviation loss of each sample: a normal one shall score like the prior's mean, an anomaly far above it.
+
+    `dev = (Ω - μ) / σ`; the loss is `|dev|` for y = +1 and `max(a - dev, 0)` for y = -1.
+
+    Source: Pang et al., "Deep Anomaly Detection with Deviation Networks", KDD 2019.
+
+    Args:
+        score: Ω, any real number, shape (n,).
+        label: +1 or -1 for each sample, shape (n,).
+        margin: a, in standard deviations of the prior.
+        prior_mean: μ, the mean of reference scores drawn from the prior.
+        prior_std: σ, their standard deviation.
+
+    Returns:
+        Losses, shape (n,).
+    """
+    dev = (score - prior_mean) / prior_std
+    return torch.where(label > 0, dev.abs(), (margin - dev).clamp(min=0))

@@ -68,3 +68,22 @@ class Reconstruction(Score):
         """Maps samples (n, ...) to scores (n,)."""
         error = torch.linalg.vector_norm((self.autoencoder(sample) - sample).flatten(1), dim=1)
         return error.square() if self.squared else error
+
+
+class ScalarHead(Score):
+    """A linear function of the encoder's output, learned as the score itself: `Ω(x) = <w, φ(x)> + b`, any real number.
+
+    Source: Pang et al., "Deep Anomaly Detection with Deviation Networks", KDD 2019.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.head = nn.Linear(backbone.outputs, 1)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return self.head(self.encoder(sample)).squeeze(1)

@@ -1,0 +1,90 @@
+"""What the methods share that must know how many of the unlabeled samples are anomalies."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elite_pl.contamination import estimate
+from elite_pl.datamodule import PollutedData
+from elite_pl.detector import Detector
+from elite_pl.errors import InputError
+from elite_pl.losses import hinge, inverse_distance
+
+log = logging.getLogger(__name__)
+
+
+class Contaminated(Detector):
+    """A detector that knows α, the share of anomalies among the unlabeled samples, and has a loss for anomalies.
+
+    The loss of a normal sample is its score.
+
+    Args:
+        contamination: α: a number in [0, 1); `"given"`, the true share, as is published practice; or `"estimated"`
+            from the labels, after the warm-up.
+        warm_up: Epochs at the start that take every unlabeled sample for normal.
+        loss: Of an anomaly: `"inverse"`, `1 / (Ω + ε)`, or `"hinge"`, Eq. 4 of the ELITE paper.
+        epsilon: Keeps the inverse of a score finite.
+        **detector: See `Detector`.
+    """
+
+    contamination: Tensor
+
+    def __init__(self, *, contamination: str | float, warm_up: int, loss: str, epsilon: float, **detector: Any) -> None:
+        super().__init__(**detector)
+        number = isinstance(contamination, int | float) and 0 <= contamination < 1
+        if not number and contamination not in ("given", "estimated"):
+            raise InputError(f"method.contamination={contamination}: must be in [0, 1), or given, or estimated")
+        if loss not in ("inverse", "hinge"):
+            raise InputError(f"method.loss={loss}: must be inverse or hinge")
+        if not isinstance(warm_up, int) or warm_up < 0:
+            raise InputError(f"method.warm_up={warm_up}: must be a number of epochs, 0 or more")
+        if not epsilon > 0:
+            raise InputError(f"method.epsilon={epsilon}: must be positive")
+        self.contamination_rule, self.warm_up = contamination, warm_up
+        self.loss_of_anomaly, self.epsilon = loss, epsilon
+        self.register_buffer("contamination", torch.zeros(()))  # a checkpoint keeps it
+
+    def anomaly_loss(self, score: Tensor) -> Tensor:
+        """loss_a of each sample, shape (n,)."""
+        anomaly = torch.full_like(score, -1)
+        if self.loss_of_anomaly == "hinge":
+            return hinge(score, anomaly, self.margin)
+        return inverse_distance(score, anomaly, self.epsilon)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the method itself has not begun yet."""
+        return self.current_epoch < self.warm_up
+
+    def check(self, data: PollutedData) -> None:
+        """Refuses data that do not tell α in the way that was asked for.
+
+        Raises:
+            InputError: If there are no true labels to take α from, or no labels of both kinds to estimate it from.
+        """
+        super().check(data)
+        if self.contamination_rule == "given" and data.arrays.labels == "known":
+            raise InputError("method.contamination=given: the data do not tell it; give a number, or estimated")
+        if self.contamination_rule == "estimated" and len(data.labeled_y.unique()) < 2:
+            raise InputError("method.contamination=estimated: needs labels of both kinds; give a number, or given")
+
+    def on_train_start(self) -> None:
+        """Says when the warm-up leaves nothing to the method."""
+        epochs = self.trainer.max_epochs
+        if epochs is not None and self.warm_up >= epochs:
+            log.warning("method.warm_up=%d: no epoch of %d is left to the method itself", self.warm_up, epochs)
+
+    def on_train_epoch_start(self) -> None:
+        """Finds α once, when the warm-up has ended."""
+        if self.current_epoch != self.warm_up:
+            return
+        if self.contamination_rule == "given":
+            self.contamination.copy_((self.data.truth < 0).float().mean())
+        elif self.contamination_rule == "estimated":
+            labeled, unlabeled = (self.score_samples(part) for part in (self.data.labeled, self.data.unlabeled))
+            self.train()
+            self.contamination.fill_(estimate(labeled, self.data.labeled_y.cpu(), unlabeled))
+        else:
+            self.contamination.fill_(float(self.contamination_rule))

@@ -1,0 +1,60 @@
+"""DevNet: a scalar score that lies far above a prior for the labeled anomalies, and near its mean for all others."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elite_pl import seeding
+from elite_pl.datamodule import Batch, PollutedData
+from elite_pl.detector import Detector
+from elite_pl.errors import InputError
+from elite_pl.losses import deviation
+
+
+class DevNet(Detector):
+    """Minimises the deviation loss, with unlabeled samples taken for normal, in batches that anomalies are half of.
+
+    Source: Pang et al., "Deep Anomaly Detection with Deviation Networks", KDD 2019. `margin` is its a; the paper has
+    no labeled normal samples, here they join the unlabeled batch.
+
+    Args:
+        prior_draws: How many reference scores are drawn from the standard Gaussian prior.
+        **detector: See `Detector`.
+    """
+
+    needs_labels = True
+    prior: Tensor
+
+    def __init__(self, *, prior_draws: int, **detector: Any) -> None:
+        super().__init__(**detector)
+        if not isinstance(prior_draws, int) or prior_draws < 2:
+            raise InputError(f"method.prior_draws={prior_draws}: must be a whole number of at least 2")
+        if isinstance(self.margin_rule, str):
+            raise InputError(f"method.margin={self.margin_rule}: must be a number of standard deviations")
+        self.prior_draws = prior_draws
+        self.register_buffer("prior", torch.tensor([0.0, 1.0]))  # mean and standard deviation
+
+    def check(self, data: PollutedData) -> None:
+        """Refuses data without labeled anomalies.
+
+        Raises:
+            InputError: If there is none.
+        """
+        super().check(data)
+        if not (data.labeled_y < 0).any():
+            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
+
+    def prepare(self, data: PollutedData) -> None:
+        """Draws the reference scores, besides what all detectors do."""
+        super().prepare(data)
+        reference = torch.randn(self.prior_draws, generator=seeding.generator(data.seed, "prior"))
+        self.prior.copy_(torch.stack([reference.mean(), reference.std()]))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean over those taken for normal and the mean over the anomalies, in equal parts."""
+        unlabeled, labeled, y = self.score(batch["unlabeled"]), self.labeled_score(batch), batch["labeled_y"]
+        score = torch.cat([unlabeled, labeled])
+        label = torch.cat([torch.ones_like(unlabeled), y])
+        loss = deviation(score, label, self.margin, *self.prior)
+        return (loss[label > 0].mean() + loss[label < 0].mean()) / 2

@@ -1,0 +1,39 @@
+"""Latent outlier exposure: the most suspicious samples of a batch are trained on as anomalies, or left out."""
+
+from typing import Any
+
+from torch import Tensor
+
+from elite_pl.datamodule import Batch
+from elite_pl.errors import InputError
+from elite_pl.losses import UPDATES, latent_outlier_exposure
+from elite_pl.methods.contaminated import Contaminated
+
+
+class LatentOutlierExposure(Contaminated):
+    """LOE-hard, LOE-soft and their rival "refine"; see `losses.latent_outlier_exposure`.
+
+    For anomalies it takes the inverse of the score, as Deep SAD and PUSVDD do. The hinge is a setting, but LOE-soft is
+    then refine: half of Ω and half of C - Ω have no gradient.
+
+    Source: Qiu et al., "Latent Outlier Exposure for Anomaly Detection with Contaminated Data", ICML 2022.
+
+    Args:
+        update: What becomes of the suspicious samples: `"hard"`, trained on as anomalies; `"soft"`, half so;
+            `"refine"`, left out.
+        **contaminated: See `Contaminated`.
+    """
+
+    def __init__(self, *, update: str, **contaminated: Any) -> None:
+        super().__init__(**contaminated)
+        if update not in UPDATES:
+            raise InputError(f"method.update={update}: must be one of {', '.join(UPDATES)}")
+        self.update = update
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of the unlabeled batch."""
+        score = self.score(batch["unlabeled"])
+        if self.warming_up:
+            return score.mean()
+        self.observe(contamination=self.contamination)
+        return latent_outlier_exposure(score, self.anomaly_loss(score), self.contamination, self.update)

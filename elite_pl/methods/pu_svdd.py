@@ -1,0 +1,37 @@
+"""PUSVDD: Deep SVDD whose risk on normal samples is worked out from unlabeled samples and labeled anomalies."""
+
+from torch import Tensor
+
+from elite_pl.datamodule import Batch, PollutedData
+from elite_pl.errors import InputError
+from elite_pl.losses import positive_unlabeled
+from elite_pl.methods.contaminated import Contaminated
+
+
+class PuSvdd(Contaminated):
+    """Minimises the risk of `losses.positive_unlabeled`; it has no use for labeled normal samples.
+
+    Source: Takahashi et al., "Deep Positive-Unlabeled Anomaly Detection for Contaminated Unlabeled Data", 2024,
+    arXiv 2405.18929.
+    """
+
+    needs_labels = True
+
+    def check(self, data: PollutedData) -> None:
+        """Refuses data without labeled anomalies.
+
+        Raises:
+            InputError: If there is none.
+        """
+        super().check(data)
+        if not (data.labeled_y < 0).any():
+            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The risk, estimated from the two batches."""
+        unlabeled = self.score(batch["unlabeled"])
+        if self.warming_up:
+            return unlabeled.mean()
+        anomalous = self.labeled_score(batch)[batch["labeled_y"] < 0]
+        self.observe(contamination=self.contamination)
+        return positive_unlabeled(unlabeled, anomalous, self.anomaly_loss(anomalous), self.contamination)

@@ -1,0 +1,28 @@
+"""SOEL: latent outlier exposure on the unlabeled samples, and supervision by the labeled ones."""
+
+import torch
+from torch import Tensor
+
+from elite_pl.datamodule import Batch
+from elite_pl.methods.loe import LatentOutlierExposure
+
+
+class Soel(LatentOutlierExposure):
+    """Minimises LOE's loss of the unlabeled samples plus the mean loss of the labeled ones.
+
+    The paper also chooses the samples that are labeled; here the labels are those that all methods get.
+
+    Source: Li et al., "Deep Anomaly Detection under Labeling Budget Constraints", ICML 2023, arXiv 2302.07832.
+    """
+
+    needs_labels = True
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum of both means; the warm-up has the first only."""
+        unlabeled_loss = super().loss(batch)
+        if self.warming_up:
+            return unlabeled_loss
+        labeled = self.labeled_score(batch)
+        labeled_loss = torch.where(batch["labeled_y"] > 0, labeled, self.anomaly_loss(labeled)).mean()
+        self.observe(labeled_loss=labeled_loss)
+        return unlabeled_loss + labeled_loss
