@@ -20,12 +20,20 @@ class History(pl.Callback):
 
     Args:
         path: The file.
+
+    Attributes:
+        seconds: What preparation and training took, in all the pieces that the run was made in.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
         self.validated = False
+        self.seconds = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self.clock = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes that this epoch has a test metric of its own."""
@@ -37,6 +45,7 @@ class History(pl.Callback):
         if not self.validated:  # Lightning keeps an old one
             values = {key: value for key, value in values.items() if not key.startswith("test/")}
         self.validated = False
+        self.seconds, self.clock = self.seconds + time.monotonic() - self.clock, time.monotonic()
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
         with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in self.rows for key in row)))
@@ -44,12 +53,12 @@ class History(pl.Callback):
             writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
+        """The rows and the time so far."""
+        return {"rows": self.rows, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the rows of a checkpoint."""
-        self.rows = state_dict["rows"]
+        """Goes on from a checkpoint."""
+        self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
 
 
 class TimeLeft(pl.Callback):
@@ -63,13 +72,13 @@ class TimeLeft(pl.Callback):
     def __init__(self, after: float = 3, long: float = 20) -> None:
         self.after, self.long = after, long
         self.said = False
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock."""
-        self.start, self.first_step = time.monotonic(), trainer.global_step
+        self.start: float | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Speaks once."""
+        """Speaks once; its clock starts after the first step, in which PyTorch loads what it needs."""
+        if self.start is None:
+            self.start, self.first_step = time.monotonic(), trainer.global_step
+            return
         elapsed = time.monotonic() - self.start
         if self.said or elapsed < self.after:
             return

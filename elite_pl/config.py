@@ -102,7 +102,12 @@ def check(config: Config) -> None:
         ("epochs", config.epochs >= 1, "must be at least 1"),
         ("seed", config.seed >= 0, "must not be negative"),
         ("threads", config.threads is None or config.threads >= 1, "must be at least 1, or null"),
-        ("study", re.fullmatch(r"[\w][\w.-]*", config.study), "must be a plain folder name"),
+        (
+            "study",
+            re.fullmatch(r"\w([\w.-]{0,58}\w)?", config.study),
+            "must be a plain folder name: up to 60 letters, digits, and . _ - between them",
+        ),
+        ("output_dir", not config.output_dir.startswith("~"), "must be a whole path, ~ has no meaning here"),
     ]
     for key, ok, rule in rules:
         if not ok:
@@ -117,6 +122,12 @@ def plain(config: Any) -> dict[str, Any]:
 def explain(error: Exception) -> str:
     """One line that says what is wrong with what was typed, from an error of Hydra or OmegaConf."""
     lines = [line.strip() for line in str(error).splitlines()]
+    if lines[0].startswith("Error merging override") and error.__cause__ is not None:
+        typed, cause = lines[0].removeprefix("Error merging override "), str(error.__cause__).splitlines()[0]
+        return f"{typed}: {cause}"
+    if lines[0].startswith("LexerNoViableAltException"):
+        key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")
+        return f"{key}={value}: has characters that need quotes; '{key}=\"{value}\"'"
     unknown = re.match(r"Could not override '([^']+)'", lines[0])
     if unknown and any(line.startswith("To append to your config") for line in lines):
         key = unknown.group(1)
@@ -133,7 +144,5 @@ def instantiate(node: Any) -> Any:
     Returns:
         A callable that takes the arguments that are known at run time only.
 
-    Raises:
-        InputError: When called, if the constructor refuses an argument.
     """
     return hydra.utils.instantiate(node, _partial_=True, _convert_="all")

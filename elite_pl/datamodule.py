@@ -230,9 +230,9 @@ def scaling_of(arrays: Arrays, split: Split) -> tuple[Tensor, Tensor]:
     dtype = torch.get_default_dtype()
     if arrays.x_train.dtype == np.uint8:
         return torch.zeros((), dtype=dtype), torch.full((), 255.0, dtype=dtype)
-    training = arrays.x_train[np.concatenate([split.unlabeled, split.labeled])]
-    if training.min() >= 0 and training.max() <= 1:
+    if arrays.x_train.min() >= 0 and arrays.x_train.max() <= 1:
         return torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
+    training = arrays.x_train[np.concatenate([split.unlabeled, split.labeled])]
     deviation = training.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1  # a constant feature
     return torch.as_tensor(training.mean(axis=0, dtype=np.float64), dtype=dtype), torch.as_tensor(

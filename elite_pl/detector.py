@@ -71,6 +71,10 @@ class Detector(pl.LightningModule):
             raise InputError(f"method.margin={margin}: must be one of {', '.join(MARGINS)}, or a positive number")
         if labeled_statistics not in ("batch", "running"):
             raise InputError(f"method.labeled_statistics={labeled_statistics}: must be batch or running")
+        if not pretrain_epochs >= 0:
+            raise InputError(f"method.pretrain_epochs={pretrain_epochs}: must not be negative")
+        if not pretrain_learning_rate > 0:
+            raise InputError(f"method.pretrain_learning_rate={pretrain_learning_rate}: must be positive")
         self.automatic_optimization = False
         self.name, self.backbone = name, backbone
         self.score = score(backbone)
@@ -113,6 +117,8 @@ class Detector(pl.LightningModule):
             InputError: If the method needs labels and there are none.
         """
         if self.needs_labels and len(data.labeled) == 0:
+            if data.arrays.labels == "known":
+                raise InputError(f"dataset.labels=known: y_train holds no 1 and no -1; method={self.name} needs some")
             raise InputError(f"label_ratio=0: method={self.name} learns from labels; give label_ratio > 0")
         if self.margin_rule == "max_labeled" and len(data.labeled) == 0:
             raise InputError("method.margin=max_labeled: there is no labeled sample; use mean_initial or a number")

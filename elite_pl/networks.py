@@ -5,6 +5,7 @@ published with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and
 normalisation, because either would let the network map everything to the center.
 """
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -56,10 +57,9 @@ def mlp(
         outputs: k, the number of the encoder's outputs.
         batch_norm: Whether hidden layers are normalised.
     """
-    features = 1
-    for size in sample_shape:
-        features *= size
-    widths = (features, *hidden, outputs)
+    widths = (math.prod(sample_shape), *hidden, outputs)
+    if min(widths) < 1:
+        raise InputError(f"backbone.hidden={hidden}, backbone.outputs={outputs}: widths must be positive")
 
     def layers(widths: tuple[int, ...]) -> list[nn.Module]:
         modules: list[nn.Module] = []
@@ -110,6 +110,10 @@ def lenet(
         if channels is None:
             blocks = max(1, (min(sample_shape[1:]) // 4).bit_length() - 1)
             channels = tuple(min(16 * 2**i, 128) for i in range(blocks))
+    if min(sample_shape[1:]) // 2 ** len(channels) < 1:
+        raise InputError(
+            f"backbone.channels={channels}: {len(channels)} poolings leave nothing of {sample_shape[1:]} pixels"
+        )
     if outputs % 16:
         raise InputError(f"backbone.outputs={outputs}: must be a multiple of 16, the decoder starts from 4x4 pixels")
 

@@ -1,5 +1,6 @@
 """Autoencoder pre-training of an encoder, with its results kept for the other methods on the same split."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from elite_pl import seeding
 from elite_pl.datamodule import PollutedData
 from elite_pl.files import atomic_write
 from elite_pl.networks import Backbone
+
+log = logging.getLogger(__name__)
 
 
 def pretrain(backbone: Backbone, data: PollutedData, *, epochs: int, learning_rate: float, cache: Path | None) -> None:
@@ -28,8 +31,11 @@ def pretrain(backbone: Backbone, data: PollutedData, *, epochs: int, learning_ra
         return
     autoencoder = nn.Sequential(backbone.encoder, backbone.decoder)
     if cache is not None and cache.is_file():
-        autoencoder.load_state_dict(torch.load(cache, map_location=data.truth.device, weights_only=True))
-        return
+        try:
+            autoencoder.load_state_dict(torch.load(cache, map_location=data.truth.device, weights_only=True))
+            return
+        except Exception:  # whatever the unpacking of half a file stumbles over
+            log.warning("%s is damaged: pre-training is repeated", cache)
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=learning_rate)
     samples = len(data.unlabeled) + len(data.labeled)
     autoencoder.train()

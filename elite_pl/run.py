@@ -1,7 +1,7 @@
 """One run, from the raw data to its directory of results, top to bottom."""
 
 import logging
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
     data = make_data(config)
     detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
     detector.check(data)
-    trainer = make_trainer(config, directory)
+    history = History(directory / "history.csv")
+    trainer = make_trainer(config, directory, history)
     resolved = plain(config)
     facts = describe(config, data, detector, trainer.strategy.root_device)
 
@@ -61,14 +62,13 @@ def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
         data.split.save(directory / "splits.npz")
         trainer.logger = logger = tracking.make_logger(directory, resolved)
         log.info(
-            "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, of which "
-            "%(data/hidden_anomalies)s are hidden anomalies; %(data/labeled)d labeled, %(data/test)d to test; "
+            "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, hidden anomalies among "
+            "them: %(data/hidden_anomalies)s; %(data/labeled)d labeled, %(data/test)d to test; "
             "%(method)s on %(backbone)s",
             facts,
         )
-        start, last = time.monotonic(), directory / "last.ckpt"
-        trainer.fit(detector, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-        facts["train/seconds"] = time.monotonic() - start
+        trainer.fit(detector, datamodule=data, ckpt_path=checkpoint(directory / "last.ckpt"), weights_only=True)
+        facts["train/seconds"] = history.seconds
         results = write_results(config, detector, data, directory, logger, facts)
         tracking.write_metrics(directory, hash, results)
         exit_code = 0
@@ -80,6 +80,18 @@ def run(config: Config, directory: Path, hash: str) -> dict[str, Any]:
         if (wandb_run := tracking.wandb_run(logger)) is not None:
             tracking.close(wandb_run, exit_code)
     return results
+
+
+def checkpoint(path: Path) -> Path | None:
+    """The checkpoint to go on from, None if there is none or what is there cannot be read."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception:  # whatever the unpacking of half a file stumbles over
+        log.warning("%s is damaged: training starts anew", path)
+        return None
+    return path
 
 
 def make_data(config: Config) -> PollutedData:
@@ -121,8 +133,24 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
     """
     with torch.random.fork_rng():
         torch.manual_seed(seeding.derive(config.seed, "network"))
-        backbone = instantiate(config.backbone)(sample_shape)
-        return instantiate(config.method)(backbone=backbone, pretrained=pretrained)
+        backbone = construct("backbone", instantiate(config.backbone), sample_shape)
+        detector = construct("method", instantiate(config.method), backbone=backbone, pretrained=pretrained)
+        construct("method.optimizer", detector.make_optimizer, detector.score.parameters())  # only to see it refused
+    return detector
+
+
+def construct(key: str, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Calls a constructor, and names the config key that it refuses.
+
+    Raises:
+        InputError: If it does.
+    """
+    try:
+        return make(*arguments, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 def pretrained_file(config: Config, data: PollutedData) -> Path:
@@ -144,12 +172,12 @@ def describe(config: Config, data: PollutedData, detector: Detector, device: tor
     """What is known before training: coordinates, counts and environment, for `metrics.json`."""
     hidden = data.anomalous("unlabeled")
     known = data.arrays.labels == "known"
-    coordinates = {} if known else {key: getattr(config, key) for key in ("pollution", "label_ratio", "n_train")}
+    coordinates = {key: None if known else getattr(config, key) for key in ("pollution", "label_ratio", "n_train")}
     return {
         "dataset": data.arrays.name,
         "method": detector.name,
         "backbone": detector.backbone.name,
-        "normal_class": "known labels" if known else data.class_name(data.normal_class),
+        "normal_class": "as labeled" if known else data.class_name(data.normal_class),
         **coordinates,
         "seed": config.seed,
         "data/unlabeled": len(hidden),
@@ -162,18 +190,27 @@ def describe(config: Config, data: PollutedData, detector: Detector, device: tor
     }
 
 
-def make_trainer(config: Config, directory: Path) -> pl.Trainer:
+def make_trainer(config: Config, directory: Path, history: History) -> pl.Trainer:
     """The trainer of a configuration, which keeps its curves and its last checkpoint in the run directory.
 
     Raises:
         InputError: If Lightning refuses a setting.
     """
     checkpoint = ModelCheckpoint(directory, filename="last", enable_version_counter=False)
-    callbacks = [History(directory / "history.csv"), TimeLeft(), CollapseWarning(), checkpoint]
+    callbacks = [history, TimeLeft(), CollapseWarning(), checkpoint]
+    for key in ("max_epochs", "check_val_every_n_epoch"):
+        if not config.trainer[key] >= 1:
+            raise InputError(f"trainer.{key}={config.trainer[key]}: must be at least 1")
     try:
-        return instantiate(config.trainer)(logger=False, callbacks=callbacks)
+        trainer = instantiate(config.trainer)(logger=False, callbacks=callbacks)
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise InputError(f"trainer: {error}") from error
+    for key, off in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if getattr(trainer, key) != off:
+            raise InputError(f"trainer.{key}={getattr(trainer, key)}: not with manual optimization; leave it out")
+    if trainer.world_size > 1:
+        raise InputError(f"trainer.devices={config.trainer.devices}: a run takes one device; use 1")
+    return trainer
 
 
 def write_results(
@@ -241,7 +278,7 @@ def choose_threshold(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float
     if not ((label > 0).any() and (label < 0).any()):
         return float(np.quantile(unlabeled.double().numpy(), 0.95))
     values = labeled.double().unique()
-    candidates = (values + torch.cat([values[1:], values[-1:] * 2 + 1])) / 2
+    candidates = (values + torch.cat([values[1:], values[-1:] + values[-1:].abs() + 1])) / 2
     anomalous = labeled.double() > candidates[:, None]
     gain = anomalous[:, label < 0].double().mean(1) - anomalous[:, label > 0].double().mean(1)
     return float(candidates[gain.argmax()])

@@ -89,8 +89,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
             node.pop(name, None)
     dataset = config.get("dataset", {})
     for node in (dataset, dataset.get("source", {})):  # the group's key, and the constructor's argument that repeats it
-        if (path := node.get("path")) and Path(path).is_file():
-            with open(path, "rb") as file:
+        if (path := node.get("path")) and Path(path).expanduser().is_file():
+            with open(Path(path).expanduser(), "rb") as file:
                 node["path"] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     return digest(config)
 
@@ -323,7 +323,9 @@ def wandb_mode(requested: str | None) -> str:
     Raises:
         InputError: If there is no such mode.
     """
-    asked = requested or os.environ.get("WANDB_MODE") or None
+    if os.environ.get("WANDB_MODE") == "":  # wandb itself would refuse it
+        del os.environ["WANDB_MODE"]
+    asked = requested or os.environ.get("WANDB_MODE")
     if asked is not None and asked not in _MODES:
         key = "logger.mode" if requested else "WANDB_MODE"
         raise InputError(f"{key}={asked}: no such mode; use online, offline or disabled")

@@ -1,15 +1,16 @@
 """The command `python -m elite_pl.train`. Light, so that `--help` answers at once; the work is in `run.py`."""
 
 import logging
+import math
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -17,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, tracking
-from elite_pl.errors import InputError, TrainingError
+from elite_pl.errors import InputError, JobError, TrainingError
 from elite_pl.files import discard
 
 log = logging.getLogger("elite_pl")
@@ -60,9 +61,14 @@ def job(cfg: config.Config) -> None:
     except Exception:
         traceback.print_exc()
         codes.append(1)
+    except SystemExit as exit:  # Lightning's at SIGTERM has no code, which would pass for success
+        log.info("interrupted: the same command goes on from the last epoch")
+        raise SystemExit(exit.code or 128 + signal.SIGTERM) from None
     finally:
         if HydraConfig.get().mode == RunMode.MULTIRUN and {p.name for p in sweep.iterdir()} <= {"multirun.yaml"}:
             discard(sweep)  # Hydra's record of a sweep of which nothing came
+    if codes[-1] and multiprocessing.parent_process() is not None:
+        raise JobError(codes[-1])
 
 
 def place_in_sweep() -> str:
@@ -72,10 +78,11 @@ def place_in_sweep() -> str:
         return ""
     if multiprocessing.parent_process() is not None:
         return f"run {current.job.num + 1}"
-    typed = [argument for argument in sys.argv[1:] if not argument.startswith(("-", "hydra"))]
+    typed = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith(("-", "hydra"))]
     swept = [f"{key}={value}" for key, value in (current.sweeper.params or {}).items()] + typed
-    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), max_batch_size=None)
-    return f"{current.job.num + 1:{len(str(len(jobs)))}} of {len(jobs)}"
+    overrides = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(swept)}
+    jobs = math.prod(len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override())
+    return f"{current.job.num + 1:{len(str(jobs))}} of {jobs}"
 
 
 def say(error: Exception) -> None:
@@ -100,6 +107,8 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException, InputError, OSError) as error:
         say(error)
         sys.exit(2)
+    except JobError as failed:
+        sys.exit(failed.args[0])
     sys.exit(max(codes, default=0))
 
 

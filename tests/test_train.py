@@ -16,8 +16,11 @@ import torch
 from omegaconf import OmegaConf
 from wandb_tools import read_run
 
-from elite_pl import metrics
+from elite_pl import alice, metrics, sources
+from elite_pl.batchnorm import frozen_statistics
 from elite_pl.callbacks import TimeLeft
+from elite_pl.methods.deep_sad import DeepSad
+from elite_pl.methods.elite import Elite
 from elite_pl.run import load_detector
 
 METHODS = ("elite_svdd", "elite_ae", "autoencoder", "deep_svdd", "deep_sad", "labels_only", "oracle")
@@ -60,8 +63,6 @@ def test_a_run_leaves_its_files(command, method):
 def test_the_detector_file_scores_as_the_run_did(command):
     directory = command(*SHORT).directory
     detector, content = load_detector(directory / "detector.pt")
-    from elite_pl import sources
-
     x = torch.as_tensor(sources.digits().x_test)
     shift, scale = content["preprocessing"]["shift"], content["preprocessing"]["scale"]
     with torch.no_grad():
@@ -146,8 +147,6 @@ def test_auto_picks_the_backbone_by_the_shape(command, images, shape, backbone):
 
 
 def test_known_labels_need_no_normal_class(command, tmp_path):
-    from elite_pl import sources
-
     data = sources.digits()
     y = np.where(data.y_train[:400] == 3, 1, -1)
     y[20:] = 0
@@ -203,13 +202,93 @@ def test_each_job_of_a_sweep_has_its_wandb_run_and_a_failed_one_is_marked(comman
 def test_a_long_run_says_how_long_it_will_take(command, monkeypatch):
     monkeypatch.setattr("elite_pl.run.TimeLeft", lambda: TimeLeft(after=0, long=0))
     outcome = command(*SHORT)
-    assert re.search(r"about \d+ s of training left \(11 of 12 steps\)", outcome.err)
+    assert re.search(r"about \d+ s of training left \(10 of 12 steps\)", outcome.err)
 
 
 def test_nothing_but_our_own_words_is_printed(command):
     outcome = command(*SHORT)
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("digits, normal class 0: 110 unlabeled")
     assert outcome.out.count("\n") == 2
+
+
+def test_a_damaged_checkpoint_costs_a_warning(command):
+    whole = command("output_dir=whole", *SHORT)
+    again = command(*SHORT)
+    (again.directory / "metrics.json").unlink()
+    (again.directory / "last.ckpt").write_bytes(b"half")
+    for kept in Path("outputs/pretrained").iterdir():
+        kept.write_bytes(b"half")
+    again = command(*SHORT)
+    assert again.code == 0 and again.err.count("damaged") == 2
+    assert results(again.directory) == results(whole.directory)
+
+
+def test_a_run_that_only_lacks_its_results_writes_them(command):
+    first = command(*SHORT)
+    expected = results(first.directory)
+    (first.directory / "metrics.json").unlink()
+    assert results(command(*SHORT).directory) == expected
+
+
+def test_known_labels_with_a_test_part(command):
+    data = sources.digits()
+    y_train, y_test = (np.where(y == 3, 1, -1) for y in (data.y_train, data.y_test))
+    y_train[np.random.default_rng(0).random(len(y_train)) < 0.9] = 0
+    np.savez("own.npz", x_train=data.x_train, y_train=y_train, x_test=data.x_test, y_test=y_test)
+    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", *SHORT)
+    assert outcome.code == 0, outcome.err
+    found = json.loads((outcome.directory / "metrics.json").read_text())
+    assert found["test/auroc"] > 0.8 and found["pollution"] is None
+    assert "train/pseudo_label_accuracy" not in read_csv(outcome.directory / "history.csv")[0], "nobody knows it"
+    refused = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "method=oracle", *SHORT)
+    assert refused.code == 2 and "oracle" in refused.err
+
+
+def test_the_labeled_loss_in_the_update_has_the_gradient_of_another_pass(command, monkeypatch):
+    """ELITE adds L_v to its loss without a second pass: its gradient must be v all the same."""
+    checked = []
+    original = Elite.labeled_loss
+
+    def compare(self, inference):
+        loss = original(self, inference)
+        theta = alice.trainable(self.score)
+        gradients = torch.autograd.grad(loss, list(theta.values()), retain_graph=True)
+        checked.extend(g.equal(inference.labeled_gradient[name]) for name, g in zip(theta, gradients, strict=True))
+        checked.append(loss.item() == pytest.approx(inference.labeled_loss.item()))
+        return loss
+
+    monkeypatch.setattr(Elite, "labeled_loss", compare)
+    assert command(*SHORT).code == 0
+    assert checked and all(checked)
+
+
+def test_deep_sad_is_equation_3(command, monkeypatch):
+    checked = []
+    original = DeepSad.loss
+
+    def compare(self, batch):
+        loss = original(self, batch)
+        with torch.no_grad(), frozen_statistics(self.score):
+            unlabeled, labeled = self.score(batch["unlabeled"]), self.score(batch["labeled"])
+        n, m, y = len(self.data.unlabeled), len(labeled), batch["labeled_y"]
+        expected = n / (n + m) * unlabeled.mean() + 2 / (n + m) * ((labeled + 1e-6) ** y).sum()
+        checked.append(loss.item() == pytest.approx(expected.item(), rel=1e-4))
+        return loss
+
+    monkeypatch.setattr(DeepSad, "loss", compare)
+    assert command("method=deep_sad", "method.eta=2", *SHORT).code == 0
+    assert checked and all(checked)
+
+
+def test_labels_only_is_scored_with_statistics_of_all_training_samples(command):
+    directory = command("method=labels_only", *SHORT).directory
+    detector, _ = load_detector(directory / "detector.pt")
+    split = np.load(directory / "splits.npz")
+    x = torch.as_tensor(sources.digits().x_train[np.concatenate([split["unlabeled"], split["labeled"]])])
+    first = detector.score.encoder[1]
+    norm = detector.score.encoder[2]
+    mean = (x.flatten(1) @ first.weight.T).mean(0)
+    torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-4)
 
 
 def interrupted(tmp_path, sent, epochs):
@@ -231,7 +310,7 @@ def interrupted(tmp_path, sent, epochs):
     return process, history[0].parent
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_is_not_finished_and_goes_on_to_the_same_result(command, tmp_path, sent):
     process, directory = interrupted(tmp_path, sent, epochs=150)
     assert process.returncode != 0

@@ -29,6 +29,10 @@ class DeepSad(Detector):
         super().__init__(**detector)
         if loss not in ("inverse", "hinge"):
             raise InputError(f"method.loss={loss}: must be inverse or hinge")
+        if not eta >= 0:
+            raise InputError(f"method.eta={eta}: must not be negative")
+        if not epsilon > 0:
+            raise InputError(f"method.epsilon={epsilon}: must be positive")
         self.labeled_loss, self.eta, self.epsilon = loss, eta, epsilon
 
     def loss(self, batch: Batch) -> Tensor:

@@ -85,12 +85,13 @@ class Elite(Detector):
         anomalous, score = label < 0, inference.score.detach()
         self.observe(
             labeled_loss=inference.labeled_loss,
-            hinge_active_labeled=(inference.labeled_score[y < 0] < self.margin).float().mean(),
+            hinge_active_labeled=(inference.labeled_score < self.margin)[y < 0].sum() / (y < 0).sum().clamp(min=1),
             hinge_active_unlabeled=(score < self.margin)[anomalous].sum() / anomalous.sum().clamp(min=1),
             pseudo_anomalies=anomalous.float().mean(),
-            pseudo_label_accuracy=(label == batch["truth"]).float().mean(),
-            idle_steps=(inference.weight == 0).all(),
+            idle_share=(inference.weight == 0).all(),
         )
+        if self.data.arrays.labels == "classes":
+            self.observe(pseudo_label_accuracy=(label == batch["truth"]).float().mean())
 
     def suspicion(self, data: PollutedData) -> Tensor:
         """The mean of -d over training: free of η_θ and n, positive = anomalous."""

@@ -2,13 +2,23 @@
 
 from torch import Tensor
 
-from elite_pl.datamodule import Batch
+from elite_pl.datamodule import Batch, PollutedData
 from elite_pl.detector import Detector
+from elite_pl.errors import InputError
 from elite_pl.losses import hinge
 
 
 class Oracle(Detector):
-    """Minimises the hinge (Eq. 4) of the unlabeled samples under their true labels, which no real method knows."""
+    """Minimises the hinge (Eq. 4) of the unlabeled samples under their true labels, which no real method knows.
+
+    Every sample counts the same: where anomalies are few it is no bound for methods that learn from balanced labels.
+    """
+
+    def check(self, data: PollutedData) -> None:
+        """Refuses data whose truth nobody knows."""
+        super().check(data)
+        if data.arrays.labels == "known":
+            raise InputError("method=oracle: needs the truth of all samples; dataset.labels=known does not have it")
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of the unlabeled batch under its true labels."""
