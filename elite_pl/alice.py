@@ -14,7 +14,7 @@ Errata of the paper that this file corrects: the η_y of Algorithm 1, line 10, i
 label in line 13 means ∇l; Eq. 11 lacks the 1/n of Eq. 13; the sentence after Eq. 10 has its sign reversed.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,41 +51,6 @@ class Inference(NamedTuple):
     labeled_gradient: dict[str, Tensor]
 
 
-class MetaGradient(Protocol):
-    """The signature that `jvp` and `virtual_step` share."""
-
-    def __call__(
-        self,
-        score: nn.Module,
-        unlabeled: Tensor,
-        labeled: Tensor,
-        label: Tensor,
-        margin: Tensor | float,
-        *,
-        learning_rate: float,
-        meta_scale: float = 1.0,
-        weights: str = "raw",
-        labeled_statistics: str = "batch",
-    ) -> Inference:
-        """Infers what is hidden in an unlabeled batch.
-
-        Args:
-            score: Ω: a module that maps samples (n, ...) to scores (n,).
-            unlabeled: The unlabeled batch, shape (n, ...).
-            labeled: The labeled batch, shape (m, ...).
-            label: Its labels, +1 or -1, shape (m,).
-            margin: C of Eq. 4.
-            learning_rate: η_θ, the length of the virtual step.
-            meta_scale: η_M of Eq. 14.
-            weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|.
-            labeled_statistics: What batch normalisation uses in the labeled pass, see `frozen_statistics`.
-
-        Returns:
-            The inference.
-        """
-        ...
-
-
 def jvp(
     score: nn.Module,
     unlabeled: Tensor,
@@ -98,7 +63,21 @@ def jvp(
     weights: str = "raw",
     labeled_statistics: str = "batch",
 ) -> Inference:
-    """The meta-gradient from one forward pass over dual numbers; see `MetaGradient` for the arguments.
+    """Infers what is hidden in an unlabeled batch, from one forward pass over dual numbers.
+
+    Args:
+        score: Ω: a module that maps samples (n, ...) to scores (n,).
+        unlabeled: The unlabeled batch, shape (n, ...).
+        labeled: The labeled batch, shape (m, ...).
+        label: Its labels, +1 or -1, shape (m,).
+        margin: C of Eq. 4.
+        learning_rate: η_θ, the length of the virtual step; positive.
+        meta_scale: η_M of Eq. 14.
+        weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|.
+        labeled_statistics: What batch normalisation uses in the labeled pass, see `frozen_statistics`.
+
+    Returns:
+        The inference.
 
     Raises:
         RuntimeError: If the network drops the tangent, as `torch.inference_mode` and some compiled code do silently.
@@ -141,7 +120,7 @@ def virtual_step(
     weights: str = "raw",
     labeled_statistics: str = "batch",
 ) -> Inference:
-    """The meta-gradient by Algorithm 1, line by line, with double backward; see `MetaGradient` for the arguments."""
+    """The same by Algorithm 1, line by line, with functional weights and double backward; arguments as of `jvp`."""
     theta, n = trainable(score), len(unlabeled)
     with frozen_statistics(score):
         virtual_score = score(unlabeled)

@@ -48,6 +48,7 @@ class Detector(pl.LightningModule):
     """
 
     needs_labels = False
+    needs_labeled_anomalies = False
     infers_labels = False  # whether `suspicion` is the meta-gradient's, and not the score
     margin: Tensor
     prepared: Tensor
@@ -114,12 +115,14 @@ class Detector(pl.LightningModule):
         """Refuses data that the method cannot learn from.
 
         Raises:
-            InputError: If the method needs labels and there are none.
+            InputError: If there are none of the labels that the method needs.
         """
         if self.needs_labels and len(data.labeled) == 0:
             if data.arrays.labels == "known":
                 raise InputError(f"dataset.labels=known: y_train holds no 1 and no -1; method={self.name} needs some")
             raise InputError(f"label_ratio=0: method={self.name} learns from labels; give label_ratio > 0")
+        if self.needs_labeled_anomalies and not (data.labeled_y < 0).any():
+            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
         if self.margin_rule == "max_labeled" and len(data.labeled) == 0:
             raise InputError("method.margin=max_labeled: there is no labeled sample; use mean_initial or a number")
 

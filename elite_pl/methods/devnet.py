@@ -24,6 +24,7 @@ class DevNet(Detector):
     """
 
     needs_labels = True
+    needs_labeled_anomalies = True
     prior: Tensor
 
     def __init__(self, *, prior_draws: int, **detector: Any) -> None:
@@ -34,16 +35,6 @@ class DevNet(Detector):
             raise InputError(f"method.margin={self.margin_rule}: must be a number of standard deviations")
         self.prior_draws = prior_draws
         self.register_buffer("prior", torch.tensor([0.0, 1.0]))  # mean and standard deviation
-
-    def check(self, data: PollutedData) -> None:
-        """Refuses data without labeled anomalies.
-
-        Raises:
-            InputError: If there is none.
-        """
-        super().check(data)
-        if not (data.labeled_y < 0).any():
-            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
 
     def prepare(self, data: PollutedData) -> None:
         """Draws the reference scores, besides what all detectors do."""

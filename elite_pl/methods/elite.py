@@ -11,7 +11,7 @@ from elite_pl.detector import Detector
 from elite_pl.errors import InputError
 from elite_pl.losses import hinge
 
-META_GRADIENTS: dict[str, alice.MetaGradient] = {"jvp": alice.jvp, "virtual_step": alice.virtual_step}
+META_GRADIENTS = {"jvp": alice.jvp, "virtual_step": alice.virtual_step}
 
 
 class Elite(Detector):

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from elite_pl.datamodule import Batch, PollutedData
-from elite_pl.errors import InputError
+from elite_pl.datamodule import Batch
 from elite_pl.losses import positive_unlabeled
 from elite_pl.methods.contaminated import Contaminated
 
@@ -16,16 +15,7 @@ class PuSvdd(Contaminated):
     """
 
     needs_labels = True
-
-    def check(self, data: PollutedData) -> None:
-        """Refuses data without labeled anomalies.
-
-        Raises:
-            InputError: If there is none.
-        """
-        super().check(data)
-        if not (data.labeled_y < 0).any():
-            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
+    needs_labeled_anomalies = True
 
     def loss(self, batch: Batch) -> Tensor:
         """The risk, estimated from the two batches."""
