@@ -109,7 +109,8 @@ def write_cells(path: Path, runs: Iterable[Run]) -> None:
     """Keeps runs in one file, a line a run: its metrics, and its config without what does not make another run."""
     lines = []
     for run in runs:
-        config = {key: value for key, value in run.config.items() if not key.startswith(IGNORED)}
+        left_out = (*IGNORED, "dataset.path")  # a place on one machine; the fingerprint tells the data
+        config = {key: value for key, value in run.config.items() if not key.startswith(left_out)}
         lines.append(json.dumps({"metrics": run.metrics, "config": config}) + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
