@@ -1,6 +1,7 @@
 """The command, run as a person runs it but in this process, because starting PyTorch takes longer than most tests."""
 
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,33 @@ def command(monkeypatch, capfd, tmp_path):
     return call
 
 
+def forget_wandb() -> None:
+    """Ends W&B's own process, and all that wandb remembers of it and of keys."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    wandb.teardown()
+    wbauth.unauthenticate_session(update_settings=False)
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture
-def offline(monkeypatch):
-    """W&B without a server, whatever the machine that runs the tests knows of it."""
+def nobody(monkeypatch, tmp_path_factory):
+    """Neither the settings nor the keys of whoever runs the tests, nor what an earlier test left in wandb's memory."""
+    forget_wandb()
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield
+    forget_wandb()
+
+
+@pytest.fixture
+def offline(nobody, monkeypatch):
+    """W&B without a server."""
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 

@@ -299,20 +299,8 @@ KEY = "0123456789" * 4  # of the right form, of nobody
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither the settings nor the keys of whoever runs the tests, nor what an earlier test left in wandb's memory."""
-    home = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("NETRC", str(home / "netrc"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield
-    import wandb
-    from wandb.sdk.lib import wbauth
-
-    wandb.teardown()
-    wbauth.unauthenticate_session(update_settings=False)
+def isolated(nobody: None) -> None:
+    """All tests of this file run as nobody."""
 
 
 @pytest.fixture
