@@ -23,6 +23,7 @@ import torch
 from hydra import compose, initialize_config_module
 
 from elite_pl import alice, config, seeding, sources, tracking
+from elite_pl.callbacks import History
 from elite_pl.datamodule import PollutedData
 from elite_pl.losses import hinge
 from elite_pl.methods.elite import Elite
@@ -130,7 +131,7 @@ def measure(case: str, epochs: int) -> tuple[list[float], list[float], int]:
     detector = make_detector(cfg, data.sample_shape)
     turns = Turns()
     with tempfile.TemporaryDirectory() as directory:
-        trainer = make_trainer(cfg, Path(directory))
+        trainer = make_trainer(cfg, Path(directory), History(Path(directory) / "history.csv"))
         trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
         trainer.fit(detector, datamodule=data)
     counted = slice(NOT_COUNTED, len(turns.lightning))
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside the other results")
+    parser.add_argument("--epochs", type=int, help="of each repetition, to try it out (default: 12 and 100)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     silence_advice()
@@ -154,7 +156,7 @@ def main() -> None:
         ours: list[float] = []
         bare: list[float] = []
         for _ in range(options.repetitions):
-            a, b, steps = measure(case, epochs)
+            a, b, steps = measure(case, options.epochs or epochs)
             ours, bare = ours + a, bare + b
             ratios.append([x / y for x, y in zip(a, b, strict=True)])
         flat = sorted(ratio for repetition in ratios for ratio in repetition)

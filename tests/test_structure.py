@@ -279,3 +279,11 @@ def test_requirements_are_pinned():
     names = [re.split(r"\[|=", line)[0] for line in lines]
     assert names == sorted(names)
     assert {"torch", "torchvision", "pytorch-lightning", "pytest", "ruff", "mypy", "uv"} <= set(names)
+
+
+def test_the_benchmark_of_the_loop_still_runs(tmp_path):
+    script = PROJECT / "benchmarks" / "loop_overhead.py"
+    command = [sys.executable, str(script), "--repetitions", "1", "--epochs", "5"]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("| MNIST LeNet, 39 an epoch |") == 2
