@@ -158,6 +158,13 @@ def test_known_labels_need_no_normal_class(command, tmp_path):
     assert len(read_csv(outcome.directory / "audit.csv")) == 380
 
 
+def test_no_labels_and_no_pollution_suit_a_method_without_labels(command):
+    outcome = command("method=deep_svdd", "pollution=0", "label_ratio=0", *SHORT)
+    assert outcome.code == 0, outcome.err
+    found = json.loads((outcome.directory / "metrics.json").read_text())
+    assert found["data/hidden_anomalies"] == found["data/labeled"] == 0 and found["data/unlabeled"] == 120
+
+
 def test_training_that_turns_non_finite_stops(command):
     outcome = command("method.optimizer.lr=1e30", "method.pretrain_epochs=0", "epochs=3")
     assert outcome.code == 1
