@@ -11,6 +11,7 @@ import torch
 
 from elite_pl.detector import collapsed
 from elite_pl.files import atomic_write
+from elite_pl.progress import Estimate
 
 log = logging.getLogger("elite_pl")
 
@@ -62,33 +63,24 @@ class History(pl.Callback):
 
 
 class TimeLeft(pl.Callback):
-    """Says after the first steps how long a long run will take.
+    """Says after the first steps how long a long run will take; see `Estimate`.
 
     Args:
-        after: Seconds of training after which it looks.
-        long: Seconds of a run that is worth a word.
+        **settings: Of `Estimate`.
     """
 
-    def __init__(self, after: float = 3, long: float = 20) -> None:
-        self.after, self.long = after, long
-        self.said = False
-        self.start: float | None = None
+    def __init__(self, **settings: float) -> None:
+        self.settings = settings
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Speaks once; its clock starts after the first step, in which PyTorch loads what it needs."""
-        if self.start is None:
-            self.start, self.first_step = time.monotonic(), trainer.global_step
-            return
-        elapsed = time.monotonic() - self.start
-        if self.said or elapsed < self.after:
-            return
-        self.said = True
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts the steps that are left."""
         assert trainer.max_epochs is not None
-        steps = trainer.max_epochs * int(trainer.num_training_batches)
-        left = elapsed / (trainer.global_step - self.first_step) * (steps - trainer.global_step)
-        if left > self.long:
-            minutes = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-            log.info("about %s of training left (%d of %d steps)", minutes, steps - trainer.global_step, steps)
+        steps = trainer.max_epochs * int(trainer.num_training_batches) - trainer.global_step
+        self.estimate = Estimate("training", steps, **self.settings)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Counts a step."""
+        self.estimate.step()
 
 
 class CollapseWarning(pl.Callback):

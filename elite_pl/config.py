@@ -134,6 +134,8 @@ def explain(error: Exception) -> str:
         close = difflib.get_close_matches(key, [f.name for f in fields(Config)] + ["experiment"], n=1)
         hint = f"did you mean {close[0]}?" if close else "--help lists the root keys, --cfg job all of them"
         return f"{key}: no such key; {hint}"
+    if "Config search path:" in lines:
+        lines = lines[: lines.index("Config search path:")]
     kept = " ".join(line for line in lines if not re.match("full_key|object_type|reference_type", line))
     return re.sub(", set env var HYDRA_FULL_ERROR=1[^.]*", "", kept)
 

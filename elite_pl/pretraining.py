@@ -10,6 +10,7 @@ from elite_pl import seeding
 from elite_pl.datamodule import PollutedData
 from elite_pl.files import atomic_write
 from elite_pl.networks import Backbone
+from elite_pl.progress import Estimate
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,14 @@ def pretrain(backbone: Backbone, data: PollutedData, *, epochs: int, learning_ra
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=learning_rate)
     samples = len(data.unlabeled) + len(data.labeled)
     autoencoder.train()
+    estimate = Estimate("pre-training", epochs * max(1, samples // data.batch_size))
     for epoch in range(epochs):
         order = torch.randperm(samples, generator=seeding.generator(data.seed, "pretraining batches", epoch))
         for batch in data.training_samples(order):
             optimizer.zero_grad()
             nn.functional.mse_loss(autoencoder(batch), batch).backward()
             optimizer.step()
+            estimate.step()
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(cache) as temporary:

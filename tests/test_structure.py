@@ -26,7 +26,7 @@ CONF = PROJECT / "conf"
 
 # A module imports from its own layer and from those before it.
 LAYERS = {
-    "kernels": "errors files seeding losses contamination batchnorm alice splits metrics",
+    "kernels": "errors files seeding progress losses contamination batchnorm alice splits metrics",
     "modules": "networks scores sources datamodule pretraining plots detector",
     "methods": "methods methods.elite methods.deep_svdd methods.deep_sad methods.labels_only methods.oracle "
     "methods.contaminated methods.loe methods.soel methods.pu_svdd methods.devnet",
