@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+STATISTICS = ("batch", "running")  # what a pass can normalise with
+
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     """The batch normalisation layers inside a module that keep running statistics."""
@@ -28,7 +30,7 @@ def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
     Raises:
         ValueError: If `use` is neither of the two.
     """
-    if use not in ("batch", "running"):
+    if use not in STATISTICS:
         raise ValueError(f"statistics must be 'batch' or 'running', not {use!r}")
     layers = [m for m in batch_norms(module) if m.training]
     for layer in layers:

@@ -145,6 +145,7 @@ class PollutedData(pl.LightningDataModule):
     unlabeled: Samples
     labeled: Samples
     test: Samples
+    device: torch.device | None = None  # where the samples lie
 
     def __init__(
         self,
@@ -164,7 +165,10 @@ class PollutedData(pl.LightningDataModule):
         self.place(torch.device("cpu"))
 
     def place(self, device: torch.device) -> None:
-        """Puts all samples that the run uses on a device."""
+        """Puts all samples that the run uses on a device, unless they are there."""
+        if device == self.device:
+            return
+        self.device = device
         arrays, split = self.arrays, self.split
 
         def samples(values: np.ndarray) -> Samples:

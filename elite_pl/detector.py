@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from elite_pl import losses, seeding
-from elite_pl.batchnorm import calibrate, frozen_statistics
+from elite_pl.batchnorm import STATISTICS, calibrate, frozen_statistics
 from elite_pl.datamodule import Batch, PollutedData, Samples
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.metrics import RocAuc
@@ -70,7 +70,7 @@ class Detector(pl.LightningModule):
         super().__init__()
         if not (margin in MARGINS if isinstance(margin, str) else margin > 0):
             raise InputError(f"method.margin={margin}: must be one of {', '.join(MARGINS)}, or a positive number")
-        if labeled_statistics not in ("batch", "running"):
+        if labeled_statistics not in STATISTICS:
             raise InputError(f"method.labeled_statistics={labeled_statistics}: must be batch or running")
         if not pretrain_epochs >= 0:
             raise InputError(f"method.pretrain_epochs={pretrain_epochs}: must not be negative")
@@ -234,17 +234,20 @@ class Detector(pl.LightningModule):
         scores = [self(batch) for batch in samples.in_order()]
         return self.finite(torch.cat(scores)).cpu() if scores else torch.zeros(0)
 
-    def suspicion(self, data: PollutedData) -> Tensor:
+    def suspicion(self, score: Tensor) -> Tensor:
         """How anomalous each unlabeled training sample looks: its score, if the method has nothing better.
+
+        Args:
+            score: Final scores of the unlabeled samples, shape (N,).
 
         Returns:
             Higher for the more suspicious, shape (N,), on the CPU.
         """
-        return self.score_samples(data.unlabeled)
+        return score
 
-    def pseudo_label(self, data: PollutedData, threshold: float) -> Tensor:
-        """What the detector takes each unlabeled training sample for, +1 or -1, shape (N,), on the CPU."""
-        return torch.where(self.score_samples(data.unlabeled) > threshold, -1.0, 1.0)
+    def pseudo_label(self, score: Tensor, threshold: float) -> Tensor:
+        """What each unlabeled training sample is taken for, +1 or -1, shape (N,), on the CPU; arguments as above."""
+        return torch.where(score > threshold, -1.0, 1.0)
 
     def finite(self, score: Tensor) -> Tensor:
         """Returns the scores, or stops.

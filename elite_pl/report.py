@@ -18,10 +18,11 @@ from omegaconf import OmegaConf
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write
 from elite_pl.plots import comparison_plot
+from elite_pl.tracking import BOOKKEEPING
 
 SETTING = ("dataset", "pollution", "label_ratio")  # runs that differ here are never averaged unless one asks for it
 REPEATS = ("normal_class", "seed")  # these are averaged over
-IGNORED = ("logger", "output_dir", "study", "threads", "dataset.root", "dataset.source")  # do not make another run
+IGNORED = (*BOOKKEEPING, "dataset.source")  # keys that do not make another run, or repeat one that does
 AUROC, HIDDEN = "test/auroc", "data/hidden_anomalies"
 
 

@@ -221,7 +221,7 @@ def write_results(
     data.place(torch.device("cpu"))
     labeled, unlabeled, test = (detector.score_samples(part) for part in (data.labeled, data.unlabeled, data.test))
     threshold = choose_threshold(labeled, data.labeled_y, unlabeled)
-    suspicion = detector.suspicion(data)
+    suspicion = detector.suspicion(unlabeled)
     hidden = None if data.arrays.labels == "known" else data.anomalous("unlabeled")
     is_anomaly = data.anomalous("test")
 
@@ -252,7 +252,7 @@ def write_results(
         directory / "audit.csv",
         data.split.unlabeled,
         suspicion,
-        detector.pseudo_label(data, threshold),
+        detector.pseudo_label(unlabeled, threshold),
         hidden,
     )
     if detector.infers_labels:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from elite_pl import alice
-from elite_pl.datamodule import Batch, PollutedData
+from elite_pl.datamodule import Batch
 from elite_pl.detector import Detector
 from elite_pl.errors import InputError
 from elite_pl.losses import hinge
@@ -41,9 +41,9 @@ class Elite(Detector):
             raise InputError(f"method.weights={weights}: must be raw or mean")
         if not meta_scale > 0:
             raise InputError(f"method.meta_scale={meta_scale}: must be positive")
-        self.infer = META_GRADIENTS[meta_gradient]
         if not supervised >= 0:
             raise InputError(f"method.supervised={supervised}: must not be negative")
+        self.infer = META_GRADIENTS[meta_gradient]
         self.meta_scale, self.weights, self.supervised = meta_scale, weights, supervised
 
     def setup(self, stage: str) -> None:
@@ -93,10 +93,10 @@ class Elite(Detector):
         if self.data.arrays.labels == "classes":
             self.observe(pseudo_label_accuracy=(label == batch["truth"]).float().mean())
 
-    def suspicion(self, data: PollutedData) -> Tensor:
+    def suspicion(self, score: Tensor) -> Tensor:
         """The mean of -d over training: free of η_θ and n, positive = anomalous."""
         return (self.suspicion_sum / self.visits.clamp(min=1)).cpu()
 
-    def pseudo_label(self, data: PollutedData, threshold: float) -> Tensor:
+    def pseudo_label(self, score: Tensor, threshold: float) -> Tensor:
         """The last ŷ of each unlabeled sample."""
         return self.last_pseudo_label.cpu()
