@@ -60,7 +60,7 @@ install-check: $(READY) ## the wheel with its dependencies in an environment of 
 
 pins: $(READY) ## resolve requirements.txt anew from pyproject.toml
 	{ sed -n '/^#/p' requirements.txt; \
-	  $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --all-extras --universal --python-version 3.11 \
+	  $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra dev --universal --python-version 3.11 \
 	    --no-emit-index-url --no-header --no-annotate; } >requirements.tmp
 	mv requirements.tmp requirements.txt
 

@@ -24,7 +24,7 @@ from torch.func import functional_call
 from elite_pl.batchnorm import frozen_statistics
 from elite_pl.losses import hinge
 
-WEIGHTS = ("raw", "mean")
+WEIGHTS = ("raw", "mean", "signed")
 
 
 class Inference(NamedTuple):
@@ -35,7 +35,7 @@ class Inference(NamedTuple):
         d: `<∇L_v, ∇Ω_i>` for each unlabeled sample, shape (n,); positive = normal.
         meta_gradient: M (Eq. 11 to 13), shape (n,).
         pseudo_label: ŷ = -sign(M) (Eq. 10), +1 or -1, shape (n,); +1 where M is 0.
-        weight: α (Eq. 14), shape (n,).
+        weight: α (Eq. 14), shape (n,); `"signed"`: that of Ω itself, negative where the pseudo-label is -1.
         labeled_score: Ω of the labeled batch before the update, shape (m,), detached.
         labeled_loss: L_v (Eq. 6) before the update, shape (), detached.
         labeled_gradient: v = ∇L_v(θ) by parameter name.
@@ -73,7 +73,8 @@ def jvp(
         margin: C of Eq. 4.
         learning_rate: η_θ, the length of the virtual step; positive.
         meta_scale: η_M of Eq. 14.
-        weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|.
+        weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|; `"signed"`: -η_M n M,
+            the weight of Ω without a hinge (Eq. 16), of a virtual step on the sum of the losses.
         labeled_statistics: What batch normalisation uses in the labeled pass, see `frozen_statistics`.
 
     Returns:
@@ -148,6 +149,24 @@ def virtual_step(
     )
 
 
+def of_whole_batch(
+    part: Inference, score: Tensor, d: Tensor, *, learning_rate: float, meta_scale: float, weights: str
+) -> Inference:
+    """The inference on a batch of which it was made part by part: n, and the mean of |M|, are those of the whole.
+
+    Args:
+        part: The inference on one of its parts, with the labeled batch that all parts have in common.
+        score: Ω of the whole unlabeled batch, shape (n,).
+        d: `<∇L_v, ∇Ω_i>` of the whole unlabeled batch, shape (n,).
+        learning_rate: As of `jvp`, and so are the others.
+        meta_scale: η_M.
+        weights: α.
+    """
+    meta_gradient = -(learning_rate / len(d)) * d  # Eq. 13
+    pseudo_label, weight = _infer(meta_gradient, meta_scale, weights)
+    return part._replace(score=score, d=d, meta_gradient=meta_gradient, pseudo_label=pseudo_label, weight=weight)
+
+
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """θ by name: the parameters that an update may change."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -158,6 +177,8 @@ def _infer(meta_gradient: Tensor, meta_scale: float, weights: str) -> tuple[Tens
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {WEIGHTS}, not {weights!r}")
     pseudo_label = torch.where(meta_gradient > 0, -1.0, 1.0).to(meta_gradient.dtype)  # sign(0) = +1
+    if weights == "signed":
+        return pseudo_label, -meta_scale * len(meta_gradient) * meta_gradient
     weight = meta_scale * meta_gradient.abs()
     if weights == "mean":
         mean = meta_gradient.abs().mean()

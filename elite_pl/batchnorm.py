@@ -46,6 +46,28 @@ def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
             layer.train()
 
 
+@contextmanager
+def repeated_pass(module: nn.Module) -> Iterator[None]:
+    """Inside, forward passes in training mode leave the running statistics of `module` as they are.
+
+    As `frozen_statistics`, but what a pass saves for its reverse is the same as outside, as recomputing it needs.
+    """
+    layers = [(layer, layer.momentum, layer.num_batches_tracked) for layer in batch_norms(module)]
+    for layer, _, tracked in layers:
+        layer.momentum = 0.0
+        layer.num_batches_tracked = None if tracked is None else tracked.clone()
+    try:
+        yield
+    finally:
+        for layer, momentum, tracked in layers:
+            layer.momentum, layer.num_batches_tracked = momentum, tracked
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """The running means and variances inside a module."""
+    return [s for layer in batch_norms(module) for s in (layer.running_mean, layer.running_var) if s is not None]
+
+
 @torch.no_grad()
 def calibrate(module: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
     """Replaces the running statistics by their plain average over one pass, whatever training left in them.

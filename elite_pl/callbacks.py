@@ -9,11 +9,31 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from elite_pl import distributed
 from elite_pl.detector import collapsed
+from elite_pl.errors import TrainingError
 from elite_pl.files import atomic_write
+from elite_pl.losses import hinge
 from elite_pl.progress import Estimate
 
 log = logging.getLogger("elite_pl")
+
+
+class SameRun(pl.Callback):
+    """Stops a fit whose processes were started for different runs, or of which not all find the same checkpoint.
+
+    Args:
+        directory: The run directory, which has the hash of the configuration in its name.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compares what the processes are about to do."""
+        runs = distributed.everywhere(f"{self.directory} {'resumed' if trainer.ckpt_path else 'from the start'}")
+        if len(set(runs)) > 1:
+            raise TrainingError("the processes are not of one run: " + "; ".join(sorted(set(runs))))
 
 
 class History(pl.Callback):
@@ -47,7 +67,13 @@ class History(pl.Callback):
             values = {key: value for key, value in values.items() if not key.startswith("test/")}
         self.validated = False
         self.seconds, self.clock = self.seconds + time.monotonic() - self.clock, time.monotonic()
-        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
+        self.add({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
+
+    def add(self, row: dict[str, float]) -> None:
+        """Writes the file anew with one more row; of several processes the first does."""
+        self.rows.append(row)
+        if distributed.rank() > 0:
+            return
         with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in self.rows for key in row)))
             writer.writeheader()
@@ -60,6 +86,24 @@ class History(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
+
+
+class LabeledLoss(pl.Callback):
+    """Logs `labeled/loss`: L_v (Eq. 6), the mean hinge (Eq. 4) of all labeled samples, whatever the method learns from.
+
+    Of the weights that the epoch ends with, in evaluation mode: so it is the loss of the detector that scores the test
+    part, the passes move no running statistics, and it does not matter which labeled samples training drew. It is in
+    units of the score: only divided by C does it compare methods whose scores differ. Must come before `History`.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Scores the labeled samples, if there are any and the hinge is a loss of theirs."""
+        data = pl_module.data
+        if len(data.labeled) == 0 or not pl_module.hinge_applies:
+            return
+        score = pl_module.score_samples(data.labeled)
+        pl_module.train()
+        pl_module.log("labeled/loss", hinge(score, data.labeled_y.cpu(), pl_module.margin.cpu()).mean(), batch_size=1)
 
 
 class TimeLeft(pl.Callback):
@@ -75,7 +119,7 @@ class TimeLeft(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Counts the steps that are left."""
         assert trainer.max_epochs is not None
-        steps = trainer.max_epochs * int(trainer.num_training_batches) - trainer.global_step
+        steps = (trainer.max_epochs - trainer.current_epoch) * int(trainer.num_training_batches)
         self.estimate = Estimate("training", steps, **self.settings)
 
     def on_train_batch_end(self, *_: Any) -> None:

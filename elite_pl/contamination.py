@@ -5,20 +5,24 @@ import math
 import torch
 from torch import Tensor
 
+STEPS, TOLERANCE = 1000, 1e-6  # of expectation maximisation
+
 
 def estimate(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
-    """The share of anomalies among unlabeled samples, by importance weights on the labeled ones.
+    """The share of anomalies among unlabeled samples, as the proportion of a mixture.
 
-    `α = 1/m Σ_k [y_k = -1] p(s_k) / q(s_k)`, where p is the density of the unlabeled scores and q that of the labeled
-    ones, by Gaussian kernels whose bandwidth is the range of all scores over m. The weights undo that samples were
-    chosen for labeling by their scores. They cannot undo a choice by class: where the scores of both classes overlap,
-    labels that are half anomalies draw the estimate towards 1/2.
+    α maximises the likelihood of the unlabeled scores under `(1 - α) p_n(s) + α p_a(s)`, where p_n and p_a are the
+    densities of the labeled scores of each class, by Gaussian kernels whose bandwidth is the range of all scores over
+    m. So the labeled samples must be a random draw of each class, but the classes' shares among them may be any.
 
-    Source: Li et al., "Deep Anomaly Detection under Labeling Budget Constraints", ICML 2023, arXiv 2302.07832, the
-    estimate of the contamination ratio; the bandwidth is that of the authors' experiments.
+    Source: expectation maximisation for a change of class priors, Saerens et al., "Adjusting the Outputs of a
+    Classifier to New a Priori Probabilities", Neural Computation 2002. SOEL has importance weights p(s) / q(s) in its
+    place, which undo that samples were chosen by their scores; where they were chosen by class, as here, those draw the
+    estimate towards 1/2. The bandwidth is SOEL's: Li et al., "Deep Anomaly Detection under Labeling Budget
+    Constraints", ICML 2023, arXiv 2302.07832.
 
     Args:
-        labeled: Scores of the labeled samples, shape (m,), m > 0.
+        labeled: Scores of the labeled samples, of both classes, shape (m,).
         label: +1 or -1 for each, shape (m,).
         unlabeled: Scores of the unlabeled samples, shape (N,), N > 0.
 
@@ -28,10 +32,17 @@ def estimate(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
     labeled, unlabeled = labeled.double(), unlabeled.double()
     low, high = torch.cat([labeled, unlabeled]).aminmax()
     bandwidth = float(high - low) / len(labeled)
-    if bandwidth == 0:  # the scores say nothing: the weights are all 1
+    if bandwidth == 0:  # the scores say nothing
         return float((label < 0).double().mean())
-    weight = density(labeled, unlabeled, bandwidth) / density(labeled, labeled, bandwidth)
-    return min(float((weight * (label < 0)).mean()), 1.0)
+    normal, anomalous = (density(unlabeled, labeled[label == kind], bandwidth) for kind in (1, -1))
+    share = 0.5
+    for _ in range(STEPS):
+        weighted = share * anomalous
+        posterior = weighted / (weighted + (1 - share) * normal).clamp(min=1e-300)  # both can be 0 far from all labels
+        before, share = share, float(posterior.mean())
+        if abs(share - before) < TOLERANCE:
+            break
+    return share
 
 
 def density(at: Tensor, samples: Tensor, bandwidth: float) -> Tensor:

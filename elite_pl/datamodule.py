@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from elite_pl import seeding
+from elite_pl import distributed, seeding
+from elite_pl.preprocessing import Preprocessing, preprocessing
 from elite_pl.sources import Arrays
 from elite_pl.splits import Split, is_anomaly
 
@@ -17,7 +18,7 @@ class Batch(TypedDict):
     """What one training step gets.
 
     Attributes:
-        unlabeled: Samples, shape (n, ...).
+        unlabeled: Samples, shape (n, ...); one of several processes has its shard of them only.
         index: Their positions among the unlabeled samples, shape (n,).
         truth: Their true labels, +1 or -1, shape (n,): for the oracle and for diagnostics, never for a real method.
         labeled: Labeled samples, shape (m, ...).
@@ -36,20 +37,20 @@ class Samples:
 
     Args:
         values: uint8 pixels or floats, shape (n, ...).
-        scaling: (shift, scale) of `(x - shift) / scale`, numbers or one per feature.
+        preprocessing: How they become the numbers that a network sees.
         device: Where they lie.
     """
 
-    def __init__(self, values: np.ndarray, scaling: tuple[Tensor, Tensor], device: torch.device) -> None:
-        self.values = torch.as_tensor(values).to(device)
-        self.shift, self.scale = (part.to(device) for part in scaling)
+    def __init__(self, values: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.values = preprocessing.once(values).to(device)
+        self.preprocessing = preprocessing.to(device)
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Gathers samples, scaled, as floats of shape (n, ...)."""
-        return (self.values[index].to(self.shift.dtype) - self.shift) / self.scale
+        return self.preprocessing.scaled(self.values[index])
 
     def in_order(self, size: int = 1000) -> Iterator[Tensor]:
         """Yields all samples in batches."""
@@ -86,7 +87,7 @@ class TrainingBatches:
                 drawn = balanced_draw(data.labeled_y.cpu(), data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
             yield Batch(
-                unlabeled=data.unlabeled[index],
+                unlabeled=data.unlabeled[index[distributed.shard(len(index))]],
                 index=index,
                 truth=data.truth[index],
                 labeled=labeled,
@@ -137,7 +138,9 @@ class PollutedData(pl.LightningDataModule):
         arrays: All samples of the data set.
         split: Which of them are used, and as what.
         normal_class: The class that is normal; ignored where the labels say it themselves.
-        batch_size: n, unlabeled samples in a batch.
+        size: Pixels of the sides that images are resized to; None leaves them as they are.
+        scaling: See `preprocessing.preprocessing`.
+        batch_size: n, unlabeled samples in a batch, over all processes.
         labeled_batch_size: m, labeled samples in a batch, class-balanced; None for all of them at every step.
         seed: The run's seed.
     """
@@ -153,6 +156,8 @@ class PollutedData(pl.LightningDataModule):
         split: Split,
         *,
         normal_class: int,
+        size: int | None,
+        scaling: str | list[float],
         batch_size: int,
         labeled_batch_size: int | None,
         seed: int,
@@ -160,8 +165,9 @@ class PollutedData(pl.LightningDataModule):
         super().__init__()
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
-        self.sample_shape = tuple(arrays.x_train.shape[1:])
-        self.scaling = scaling_of(arrays, split)
+        self.preprocessing = preprocessing(
+            arrays.x_train[np.concatenate([split.unlabeled, split.labeled])], size, scaling
+        )
         self.place(torch.device("cpu"))
 
     def place(self, device: torch.device) -> None:
@@ -172,7 +178,7 @@ class PollutedData(pl.LightningDataModule):
         arrays, split = self.arrays, self.split
 
         def samples(values: np.ndarray) -> Samples:
-            return Samples(values, self.scaling, device)
+            return Samples(values, self.preprocessing, device)
 
         self.unlabeled = samples(arrays.x_train[split.unlabeled])
         self.labeled = samples(arrays.x_train[split.labeled])
@@ -184,6 +190,11 @@ class PollutedData(pl.LightningDataModule):
         """Puts the samples on the trainer's device."""
         assert self.trainer is not None
         self.place(self.trainer.strategy.root_device)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, as a network sees it."""
+        return tuple(self.unlabeled.values.shape[1:])
 
     def anomalous(self, part: str) -> Tensor:
         """Which samples of a part, `"unlabeled"` or `"test"`, are anomalies: bool, shape (n,), on the CPU."""
@@ -220,25 +231,3 @@ class PollutedData(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
         """Returns the batch as it is: it is there already."""
         return batch
-
-
-def scaling_of(arrays: Arrays, split: Split) -> tuple[Tensor, Tensor]:
-    """How samples become the numbers that a network sees.
-
-    Pixels (uint8) become [0, 1]. Floats that already lie there stay as they are. Other vectors are standardised,
-    feature by feature, with mean and standard deviation of all training samples; no label is looked at.
-
-    Returns:
-        (shift, scale) of `(x - shift) / scale`, each of shape () or (features,).
-    """
-    dtype = torch.get_default_dtype()
-    if arrays.x_train.dtype == np.uint8:
-        return torch.zeros((), dtype=dtype), torch.full((), 255.0, dtype=dtype)
-    if arrays.x_train.min() >= 0 and arrays.x_train.max() <= 1:
-        return torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
-    training = arrays.x_train[np.concatenate([split.unlabeled, split.labeled])]
-    deviation = training.std(axis=0, dtype=np.float64)
-    deviation[deviation == 0] = 1  # a constant feature
-    return torch.as_tensor(training.mean(axis=0, dtype=np.float64), dtype=dtype), torch.as_tensor(
-        deviation, dtype=dtype
-    )

@@ -11,7 +11,3 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training went wrong in a way that has a likely cause to name; the commands exit with code 1."""
-
-
-class JobError(Exception):
-    """Carries the exit code of a job that failed, and has said so, out of a worker of a parallel launcher."""

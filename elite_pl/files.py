@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -53,11 +54,23 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def remove_temporaries(directory: Path) -> None:
+    """Removes what `atomic_write` left where its process was killed; nobody else may be writing to the directory."""
+    for path in directory.glob(".*"):
+        if re.search(r"\.\d+\.[0-9a-f]{8}(\.|$)", path.name):
+            path.unlink(missing_ok=True)
+
+
 def discard(directory: Path) -> None:
     """Removes a directory with all in it, and the parents that this leaves empty."""
     shutil.rmtree(directory)
-    for parent in directory.parents:
+    prune(directory.parent)
+
+
+def prune(directory: Path) -> None:
+    """Removes a directory if it is empty, and the parents that this leaves empty."""
+    for place in (directory, *directory.parents):
         try:
-            parent.rmdir()
+            place.rmdir()
         except OSError:  # not empty, or the working directory
             return

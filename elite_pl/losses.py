@@ -27,7 +27,8 @@ def hinge(score: Tensor, label: Tensor, margin: Tensor | float) -> Tensor:
 def inverse_distance(score: Tensor, label: Tensor, epsilon: float) -> Tensor:
     """The loss of each labeled sample in Deep SAD: `(Ω + ε)^y`, the score of a normal, its inverse for an anomaly.
 
-    Source: Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, Eq. 7.
+    Source: Eq. 3 of the ELITE paper, after Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, arXiv
+    1906.02694; ε is that of its authors' code.
 
     Args:
         score: Squared distance to the center, shape (n,).
@@ -68,7 +69,7 @@ def center_of(output: Tensor, minimum: float = 0.1) -> Tensor:
     """The center o of the hypersphere: the mean output, kept away from 0 in every coordinate.
 
     A coordinate of 0 could be matched by zero weights, which is the trivial solution. Source: Ruff et al., "Deep
-    One-Class Classification", ICML 2018, Sec. 3.3, and the authors' code for the number.
+    One-Class Classification", ICML 2018, and the authors' code for the number.
 
     Args:
         output: What the initial network makes of all training samples, shape (n, k).
@@ -94,8 +95,9 @@ def latent_outlier_exposure(
     `loss_n`. The weights (w_n, w_a) are (0, 1) for `"hard"`, (1/2, 1/2) for `"soft"` and (0, 0) for `"refine"`, which
     drops them.
 
-    Source: Qiu et al., "Latent Outlier Exposure for Anomaly Detection with Contaminated Data", ICML 2022, Sec. 3:
-    block coordinate descent over weights and labels y in {0, 1} or {0, 1/2}, of which a share is bound to be anomalous.
+    Source: Qiu et al., "Latent Outlier Exposure for Anomaly Detection with Contaminated Data", ICML 2022, arXiv
+    2202.08088: block coordinate descent over weights and labels y in {0, 1} or {0, 1/2}, of which a share is bound to
+    be anomalous.
 
     Args:
         normal_loss: loss_n of each sample, shape (n,).
@@ -160,3 +162,49 @@ def deviation(
     """
     dev = (score - prior_mean) / prior_std
     return torch.where(label > 0, dev.abs(), (margin - dev).clamp(min=0))
+
+
+def reconstruction_error(sample: Tensor, reconstruction: Tensor) -> Tensor:
+    """The L2,1 loss of each sample of an autoencoder: `||x - x̂||_2`, not squared, so that outliers weigh less.
+
+    Source: Lai et al., "Robust Subspace Recovery Layer for Unsupervised Anomaly Detection", ICLR 2020, arXiv
+    1904.00152: L_AE at p = 1.
+
+    Args:
+        sample: x, shape (n, ...).
+        reconstruction: x̂, shape (n, ...).
+
+    Returns:
+        Losses, shape (n,).
+    """
+    return torch.linalg.vector_norm((sample - reconstruction).flatten(1), dim=1)
+
+
+def subspace_error(output: Tensor, subspace: Tensor) -> Tensor:
+    """How far each output of an encoder lies from a subspace: `||y - Aᵀ A y||_2`, not squared.
+
+    Source: as of `reconstruction_error`, L_RSR1 at q = 1.
+
+    Args:
+        output: y, shape (n, D).
+        subspace: A, shape (d, D).
+
+    Returns:
+        Losses, shape (n,).
+    """
+    return torch.linalg.vector_norm(output - output @ subspace.T @ subspace, dim=1)
+
+
+def orthogonality_error(subspace: Tensor) -> Tensor:
+    """How far A is from orthonormal rows, with which `Aᵀ A` is a projection: `||A Aᵀ - I||_F²`.
+
+    Source: as of `reconstruction_error`, L_RSR2; the published code has the mean of the entries, a constant factor.
+
+    Args:
+        subspace: A, shape (d, D).
+
+    Returns:
+        The error, shape ().
+    """
+    identity = torch.eye(len(subspace), dtype=subspace.dtype, device=subspace.device)
+    return (subspace @ subspace.T - identity).square().sum()

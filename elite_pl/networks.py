@@ -157,6 +157,55 @@ def lenet(
     return Backbone(name, encoder, decoder, outputs)
 
 
+# Channels of the release's autoencoder, in its encoder and its decoder, by those of the images.
+RELEASED = {1: ((128, 64, 32), (16, 8)), 3: ((512, 256, 128), (64, 32))}
+
+
+def strided(sample_shape: tuple[int, ...], bottleneck: int | None) -> Backbone:
+    """A convolutional autoencoder: 4x4 convolutions of stride 2 halve the image three times, transposed ones undo it.
+
+    The autoencoder of the ELITE authors' release, by its description: with biases, an output in [-1, 1], and, without
+    a bottleneck, a code of half as many numbers as a gray 32x32 image has pixels, and two thirds of a colour image's.
+
+    Args:
+        sample_shape: (channels, height, width) of an image, sides that are multiples of 8.
+        bottleneck: Width of a linear code between encoder and decoder; None for none.
+
+    Raises:
+        InputError: If the sample is no such image.
+    """
+    if len(sample_shape) != 3 or sample_shape[0] not in RELEASED or sample_shape[1] % 8 or sample_shape[2] % 8:
+        raise InputError(
+            "backbone=strided: needs gray or colour images with sides that are multiples of 8, not samples of shape "
+            f"{sample_shape}; dataset.size=32 resizes images"
+        )
+    if bottleneck is not None and not bottleneck >= 1:
+        raise InputError(f"backbone.bottleneck={bottleneck}: must be positive, or null")
+    encoder_channels, decoder_channels = RELEASED[sample_shape[0]]
+
+    def norm_act(channels: int) -> tuple[nn.Module, ...]:
+        return nn.BatchNorm2d(channels, affine=False, eps=EPSILON), nn.LeakyReLU(SLOPE)
+
+    encoder = nn.Sequential()
+    for before, after in pairwise((sample_shape[0], *encoder_channels)):
+        encoder.extend((nn.Conv2d(before, after, 4, stride=2, padding=1), *norm_act(after)))
+    encoder.append(nn.Flatten())
+    code = (encoder_channels[-1], sample_shape[1] // 8, sample_shape[2] // 8)
+    decoder = nn.Sequential()
+    if bottleneck is not None:
+        encoder.append(nn.Linear(math.prod(code), bottleneck))
+        decoder.append(nn.Linear(bottleneck, math.prod(code)))
+    decoder.append(nn.Unflatten(1, code))
+    for before, after in pairwise((code[0], *decoder_channels)):
+        decoder.extend((nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), *norm_act(after)))
+    decoder.extend((
+        nn.ConvTranspose2d(decoder_channels[-1], sample_shape[0], 4, stride=2, padding=1),
+        nn.BatchNorm2d(sample_shape[0], eps=EPSILON),
+        nn.Tanh(),
+    ))  # fmt: skip
+    return Backbone("strided", encoder, decoder, bottleneck or math.prod(code))
+
+
 class Resize(nn.Module):
     """Resizes images to a given size by repeating the nearest pixel; odd sizes too, which a factor of 2 cannot reach.
 

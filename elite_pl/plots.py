@@ -1,10 +1,12 @@
-"""The pictures of a run, and the numbers behind them. The only module that imports matplotlib, and never pyplot."""
+"""The pictures of a run, and the numbers behind them. This and `report.figures` alone import matplotlib, no pyplot."""
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +16,28 @@ from elite_pl.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), told apart by the colour-blind. Black and grey are kept
 # for axes and chance lines; yellow is too pale on paper. Shapes and hatches say it once more, for a print in grey.
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-_SERIES = [(VERMILLION, "o"), (BLUE, "s"), (GREEN, "^"), (ORANGE, "D"), (SKY, "v"), (PURPLE, "P")]
+_COLOURS = (VERMILLION, BLUE, GREEN, ORANGE, SKY, PURPLE)
+_MARKERS = "os^DvPX<p>*h"
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1.2)))
 _CLASS_STYLE = {  # by class: (colour, hatch)
     "normal": (BLUE, ""),
     "anomaly": (VERMILLION, "////"),
     "all": (BLUE, ""),
 }
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+}
+_LINE_STYLE = {"normal": "-", "anomaly": "--", "all": "-"}
 
 
 def roc_curve(
@@ -53,6 +67,17 @@ def roc_curve(
         chosen = np.unique(np.searchsorted(along, np.linspace(0, along[-1], max_points)).clip(0, len(along) - 1))
         fpr, tpr = fpr[chosen], tpr[chosen]
     return fpr, tpr
+
+
+def series(i: int) -> tuple[str, str, str, Any]:
+    """The look of the i-th of many series: no two of 24 have the same marker (shape, filled or not); then again.
+
+    Returns:
+        Colour, marker, colour of the marker's face, dashes.
+    """
+    colour = _COLOURS[i % len(_COLOURS)]
+    face = "white" if i // len(_MARKERS) % 2 else colour
+    return colour, _MARKERS[i % len(_MARKERS)], face, _DASHES[i % len(_DASHES)]
 
 
 def class_histograms(
@@ -87,24 +112,23 @@ def class_histograms(
 
 
 @contextmanager
-def _axes(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Axes]:
-    """Axes to draw on, in inches, saved to `path` as a whole when the block ends well."""
+def _figure(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
+    """A figure to draw on, in inches, saved to `path` as a whole when the block ends well."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: Any = {
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "hatch.linewidth": 0.6,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
-        yield figure.add_subplot()
+        yield figure
         with atomic_write(path) as temporary:
             figure.savefig(temporary)
+
+
+@contextmanager
+def _axes(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Axes]:
+    """The same with one pair of axes."""
+    with _figure(path, width, height) as figure:
+        yield figure.add_subplot()
 
 
 def roc_plot(path: str | os.PathLike[str], scores: ArrayLike, is_anomaly: ArrayLike, title: str) -> None:
@@ -152,6 +176,171 @@ def suspicion_plot(path: str | os.PathLike[str], suspicion: ArrayLike, is_anomal
     _histogram_plot(path, suspicion, is_anomaly, "suspicion: mean of −d (positive = anomalous)", (0.0, "sign rule"))
 
 
+def curves_plot(
+    path: str | os.PathLike[str], epoch: ArrayLike, auroc: ArrayLike | None, labeled_loss: ArrayLike | None
+) -> None:
+    """Draws the ROC AUC and the labeled loss over the epochs, one above the other (Fig. 7a, b of the ELITE paper).
+
+    Args:
+        path: The picture to write.
+        epoch: From 1, (epochs,).
+        auroc: Of the test part, in 0..1, (epochs,), NaN where it was not measured; None without a test part.
+        labeled_loss: L_v of all labeled samples (Eq. 6), (epochs,); None without one.
+    """
+    epoch = np.asarray(epoch)
+    panels: list[tuple[ArrayLike, str, str, str]] = []
+    if auroc is not None:
+        panels.append((100 * np.asarray(auroc, dtype=np.float64), "ROC AUC, test (%)", BLUE, "o"))
+    if labeled_loss is not None:
+        panels.append((labeled_loss, "labeled loss (Eq. 6)", VERMILLION, "s"))
+    with _figure(path, 4.4, 0.6 + 1.7 * len(panels)) as figure:
+        column = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, (values, label, colour, shape) in zip(column, panels, strict=True):
+            values = np.asarray(values, dtype=np.float64)
+            there = np.isfinite(values)
+            size = 3.5 if there.sum() <= 40 else 0
+            axes.plot(epoch[there], values[there], color=colour, marker=shape, markersize=size, linewidth=1.6)
+            axes.set_ylabel(label)
+            axes.grid(axis="y", color="0.9", linewidth=0.8)
+        if labeled_loss is not None:
+            column[-1].set_ylim(0, None)
+        column[-1].set_xlabel("epoch")
+        column[-1].xaxis.get_major_locator().set_params(integer=True)
+
+
+def _per_sample(index: NDArray[Any], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the values of each index, shape (number of different indices,)."""
+    _, which = np.unique(index, return_inverse=True)
+    return np.bincount(which, values) / np.bincount(which)
+
+
+def meta_gradient_plot(
+    path: str | os.PathLike[str],
+    iteration: ArrayLike,
+    index: ArrayLike,
+    minus_meta_gradient: ArrayLike,
+    is_anomaly: ArrayLike,
+) -> None:
+    """Draws how -M = ŷ|M| tells normal and anomalous training samples apart as training goes on (Sec. 5.5.2, Fig. 7c).
+
+    Above: the distribution over the samples of each class, and that of each sample's mean over the iterations, in units
+    of the batch mean of |M|, because the scale of M changes by decades and what counts is how samples of one batch
+    compare. Below: how often the sign is right, and how well M ranks, with a dot an iteration, because the signs of all
+    samples may flip together from step to step. Lines and bands pool the iterations of 25 spans.
+
+    Args:
+        path: The picture to write.
+        iteration: (T,), T > 0.
+        index: Which sample it is, (T, n).
+        minus_meta_gradient: (T, n), NaN where a batch had no more samples.
+        is_anomaly: 1 anomaly, 0 normal, -1 where nobody knows it, (T, n).
+    """
+    iteration, index, truth = np.asarray(iteration), np.asarray(index), np.asarray(is_anomaly)
+    values = np.asarray(minus_meta_gradient, dtype=np.float64)
+    there = np.isfinite(values)
+    mean = np.nanmean(np.abs(values), axis=1, keepdims=True)
+    values = np.divide(values, mean, out=np.where(there, 0.0, np.nan), where=mean > 0)
+    parts = {"normal": there & (truth == 0), "anomaly": there & (truth == 1), "all": there & (truth < 0)}
+    parts = {name: part for name, part in parts.items() if part.any()}
+
+    spans = np.array_split(np.arange(len(iteration)), min(25, len(iteration)))
+    middle = [iteration[span].mean() for span in spans]
+    levels = [0.05, 0.25, 0.5, 0.75, 0.95]
+    quantiles = {}
+    for name, part in parts.items():
+        pooled = [values[span][part[span]] for span in spans]
+        quantiles[name] = np.array([np.quantile(some, levels) if len(some) else [np.nan] * 5 for some in pooled]).T
+    bound = 1.05 * max(float(np.nanmax(np.abs(quantile))) for quantile in quantiles.values()) or 1.0
+    edges = np.linspace(-bound, bound, 61)
+
+    def dots_and_line(axes: Axes, found: list[float], colour: str, style: str, label: str) -> None:
+        there = np.isfinite(found)
+        axes.plot(iteration[there], np.asarray(found)[there], ".", color=colour, alpha=0.35, markersize=2.5, mew=0)
+        mean = [np.mean(np.asarray(found)[span][there[span]]) if there[span].any() else np.nan for span in spans]
+        axes.plot(middle, mean, color=colour, linestyle=style, linewidth=1.8, label=label)
+
+    heights = [2.2, 1.0, 1.0] if {"normal", "anomaly"} <= parts.keys() else [2.2, 1.0]
+    with _figure(path, 6.4, 1.4 + sum(heights)) as figure:
+        cells = figure.subplots(len(heights), 2, sharex="col", sharey="row", width_ratios=[3, 1], height_ratios=heights)
+        (above, beside), (sign, corner), *more = cells
+        shown = []
+        for name, part in parts.items():
+            (colour, hatch), style = _CLASS_STYLE[name], _LINE_STYLE[name]
+            fill: dict[str, Any] = {"facecolor": (colour, 0.25), "edgecolor": colour, "hatch": hatch}
+            low, lower, median, upper, high = quantiles[name]
+            above.fill_between(
+                middle, low, high, facecolor=(colour, 0.12), edgecolor=colour, linestyle=style, linewidth=0.6
+            )
+            band = above.fill_between(middle, lower, upper, **fill, linewidth=0)
+            shown += [(band, *above.plot(middle, median, color=colour, linestyle=style, linewidth=2))]
+            count = np.histogram(_per_sample(index[part], values[part]).clip(-bound, bound), edges)[0]
+            share = 100 * count / count.sum()
+            beside.stairs(share, edges, orientation="horizontal", fill=True, **fill, linewidth=1.2)
+            positive = [100 * np.mean(v[p] >= 0) if p.any() else np.nan for v, p in zip(values, part, strict=True)]
+            right, label = (positive, "ŷ = +1") if name == "normal" else ([100 - share for share in positive], "ŷ = −1")
+            dots_and_line(sign, right, colour, style, f"{name}, {label}")
+        for axes in (above, beside):
+            axes.axhline(0, color="0.2", linewidth=0.8)
+        above.set(ylim=(-bound, bound), ylabel="ŷ·|M| / batch mean of |M|\n(positive = normal)")
+        above.legend(
+            shown,
+            list(parts),
+            title="median, middle 50 % and 90 % of the samples",
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=3,
+        )
+        beside.set(xlim=(0, None), xlabel="share of the class (%)", title="each sample's mean")
+        beside.tick_params(labelbottom=True)
+        labelled = [(sign, corner, "share (%)")]
+        for rank, last in more:
+            area = [_auroc(*row) for row in zip(values, parts["normal"], parts["anomaly"], strict=True)]
+            dots_and_line(rank, area, "0.1", "-", "M as a score")
+            labelled.append((rank, last, "ROC AUC (%)"))
+        for axes, corner, label in labelled:
+            axes.set(ylabel=label, ylim=(-4, 104), yticks=[0, 50, 100])
+            axes.axhline(50, color="0.6", linewidth=0.8, zorder=0)
+            corner.set_axis_off()
+            handles = axes.get_legend_handles_labels()
+            legend = corner.legend(*handles, loc="center", borderpad=0, handlelength=1.6, handletextpad=0.6)
+            legend.set_in_layout(False)  # or the cell would grow to its width
+        labelled[-1][0].set(xlim=(0, iteration[-1]), xlabel="iteration")
+
+
+def _auroc(value: NDArray[np.float64], normal: NDArray[np.bool_], anomaly: NDArray[np.bool_]) -> float:
+    """How often a normal sample of a batch (n,) has a larger value than an anomaly, in %; NaN without both."""
+    difference = value[normal][:, None] - value[anomaly]
+    return 100 * float(np.mean(difference > 0) + np.mean(difference == 0) / 2) if difference.size else np.nan
+
+
+def recorded_plots(directory: Path) -> list[Path]:
+    """Draws the pictures of what a run recorded while it trained anew, from its `history.csv` and `meta_gradient.npz`.
+
+    Args:
+        directory: The run directory.
+
+    Returns:
+        The pictures: `curves.png`, `meta_gradient.png`; one that there is nothing for is left out.
+    """
+    written = []
+    with (directory / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {
+        key: np.array([float(row[key] or "nan") for row in rows])
+        for key in ("epoch", "test/auroc", "labeled/loss")
+        if key in rows[0]
+    }
+    if len(columns) > 1:
+        written.append(directory / "curves.png")
+        curves_plot(written[-1], columns["epoch"], columns.get("test/auroc"), columns.get("labeled/loss"))
+    if (directory / "meta_gradient.npz").is_file():
+        with np.load(directory / "meta_gradient.npz") as recording:
+            if len(recording["iteration"]):
+                written.append(directory / "meta_gradient.png")
+                meta_gradient_plot(written[-1], **recording)
+    return written
+
+
 def comparison_plot(
     path: str | os.PathLike[str], rows: Sequence[tuple[str, str, float]], group_label: str = "normal class"
 ) -> None:
@@ -169,7 +358,7 @@ def comparison_plot(
     width = max(3.6, 0.8 + len(groups) * max(0.8, 0.17 * len(methods)))
     with _axes(path, width, 3.2) as axes:
         for i, method in enumerate(methods):
-            colour, shape = _SERIES[i % len(_SERIES)]
+            colour, marker, face, _ = series(i)
             for j, group in enumerate(groups):
                 points = 100 * np.array([auroc for m, g, auroc in rows if (m, g) == (method, group)])
                 if not len(points):
@@ -179,7 +368,7 @@ def comparison_plot(
                 axes.plot(
                     np.full(len(points), centre + 0.3 * pitch),
                     points,
-                    shape,
+                    marker,
                     color=colour,
                     alpha=0.55,
                     markersize=2.8,
@@ -189,8 +378,9 @@ def comparison_plot(
                     centre - 0.2 * pitch,
                     points.mean(),
                     points.std(ddof=1) if len(points) > 1 else 0.0,
-                    fmt=shape,
+                    fmt=marker,
                     color=colour,
+                    markerfacecolor=face,
                     markersize=5.5,
                     elinewidth=1.4,
                     capsize=2.5,

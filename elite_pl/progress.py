@@ -3,7 +3,14 @@
 import logging
 import time
 
-log = logging.getLogger("elite_pl")
+log = logging.getLogger(__name__)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Estimate:
@@ -32,5 +39,5 @@ class Estimate:
         self.after = float("inf")
         left = elapsed / (self.done - 1) * (self.steps - self.done)
         if left > self.long:
-            words = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
-            log.info("about %s of %s left (%d of %d steps)", words, self.what, self.steps - self.done, self.steps)
+            words = (duration(left), self.what, self.steps - self.done, self.steps)
+            log.info("about %s of %s left (%d of %d steps)", *words)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,31 @@ class Split:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+
+def hold_out(split: Split, part: int, parts: int) -> tuple[Split, np.ndarray]:
+    """Takes one of several parts, with the same share of both kinds, out of the labeled samples.
+
+    Args:
+        split: The split.
+        part: Which one, from 0.
+        parts: How many there are.
+
+    Returns:
+        The split without that part of its labeled samples and with that part to test on, and its indices into the
+        training part.
+
+    Raises:
+        InputError: If there are fewer labeled samples of a kind than parts.
+    """
+    kinds = [np.flatnonzero(split.labeled_y == kind) for kind in (NORMAL, ANOMALY)]
+    fewest = min(map(len, kinds))
+    if fewest < parts or fewest < 2:
+        raise InputError(f"label_ratio: {fewest} labeled samples of a kind make no {parts} folds; use more or --folds")
+    out = np.concatenate([kind[part::parts] for kind in kinds])
+    held = split.labeled[out]
+    labeled, labeled_y = np.delete(split.labeled, out), np.delete(split.labeled_y, out)
+    return replace(split, labeled=labeled, labeled_y=labeled_y, test=np.arange(len(held))), held
 
 
 def polluted_one_vs_rest(

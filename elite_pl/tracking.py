@@ -18,7 +18,8 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,11 +43,15 @@ BOOKKEEPING = (
     "output_dir",
     "logger",
     "threads",
+    "reuse",
     "dataset.root",
     "dataset.source.root",
+    "method.record_iterations",
     "trainer.check_val_every_n_epoch",
     "trainer.enable_progress_bar",
 )
+
+Chart = tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]  # what x is; by name of a line x and y
 
 _MODES = {
     "online": "online",
@@ -162,6 +167,35 @@ def write_metrics(directory: str | os.PathLike[str], hash: str, metrics: Mapping
     write_json(Path(directory) / "metrics.json", {"config_hash": hash, **metrics})
 
 
+def write_failure(directory: str | os.PathLike[str], hash: str, config: Mapping[str, Any], error: str) -> None:
+    """Writes `failed.json`: one flat object that says which run failed, why (`error`) and when (`time`, UTC).
+
+    It counts as long as there is no `metrics.json`.
+
+    Args:
+        directory: The run directory.
+        hash: The hash of the config.
+        config: The resolved config as plain dictionaries.
+        error: What went wrong, on one line.
+    """
+    keys = ("normal_class", "pollution", "label_ratio", "n_train", "seed")
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    failure = {
+        "config_hash": hash,
+        "dataset": config["dataset"]["name"],
+        "method": config["method"]["name"],
+        **{key: config[key] for key in keys},
+        "error": error,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(Path(directory) / "failed.json", failure)
+
+
+def forget_failure(directory: str | os.PathLike[str]) -> None:
+    """Removes `failed.json` of a run that has come to its end after all."""
+    (Path(directory) / "failed.json").unlink(missing_ok=True)
+
+
 def _write_csv(path: str | os.PathLike[str], header: list[str], rows: Iterable[Iterable[object]]) -> None:
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -216,6 +250,40 @@ def write_audit(
         _column(None if is_anomaly is None else np.asarray(is_anomaly)[order], int, n),
     ]
     _write_csv(path, ["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], zip(*columns, strict=True))
+
+
+def write_meta_gradient(
+    path: str | os.PathLike[str],
+    minus_meta_gradient: ArrayLike,
+    position: ArrayLike,
+    index: ArrayLike,
+    is_anomaly: ArrayLike | None,
+) -> None:
+    """Writes `meta_gradient.npz`: what the first T steps found in their batches of up to n unlabeled samples.
+
+    In it: `iteration` (T,), from 1; `index` into the training part, `minus_meta_gradient` -M = ŷ|M| (positive = normal)
+    and `is_anomaly`, the truth (1 anomaly, 0 normal, -1 unknown), each (T, n). A batch of fewer than n samples is
+    filled up with index -1, NaN and -1.
+
+    Args:
+        path: The file.
+        minus_meta_gradient: -M, (steps, n); steps of which nothing is known are left out.
+        position: Positions among the unlabeled samples, (steps, n), -1 for none.
+        index: Indices of the unlabeled samples into the training part, (N,).
+        is_anomaly: The truth of the unlabeled samples, (N,), or None where nobody knows it.
+    """
+    position = np.asarray(position)
+    known = (position >= 0).any(axis=1)
+    position = position[known]
+    truth = np.full(np.shape(index), -1) if is_anomaly is None else np.asarray(is_anomaly)
+    with atomic_write(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            iteration=np.flatnonzero(known).astype(np.int32) + 1,
+            index=np.where(position >= 0, np.asarray(index)[position], -1).astype(np.int32),
+            minus_meta_gradient=np.asarray(minus_meta_gradient)[known],
+            is_anomaly=np.where(position >= 0, truth[position], -1).astype(np.int8),
+        )
 
 
 def _version(package: str) -> str:
@@ -436,12 +504,7 @@ def make_wandb_logger(
         "config": dict(config),
         # A run of its own even beside another one: with wandb's default two jobs of a sweep would share the first.
         "reinit": "create_new",
-        "settings": wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=20,
-            finish_timeout=60,  # wandb's default is to wait for ever; what is not sent stays on disk
-        ),
+        "settings": _settings(),
     }
     try:
         run = wandb.init(**arguments)
@@ -459,6 +522,18 @@ def make_wandb_logger(
     return WandbLogger(project=project, save_dir=str(directory), experiment=run)
 
 
+def _settings() -> Any:
+    """Of a W&B run that says nothing, and lets nobody wait for ever."""
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=20,
+        finish_timeout=60,  # wandb's default is to wait for ever; what is not sent stays on disk
+    )
+
+
 def log_final(
     run: Any,
     metrics: Mapping[str, Any],
@@ -466,8 +541,9 @@ def log_final(
     scores: ArrayLike,
     suspicion: ArrayLike | None = None,
     suspicion_is_anomaly: ArrayLike | None = None,
+    pictures: Iterable[Path] = (),
 ) -> None:
-    """Logs a run's results to W&B: the numbers as plain numbers of the summary, the ROC curve, and histograms.
+    """Logs a run's results to W&B: the numbers as plain numbers of the summary, the ROC curve, histograms, pictures.
 
     The ROC curve is our own table in W&B's own panel. `wandb.plot.roc_curve` wants probabilities, pandas and
     scikit-learn, rounds to 3 digits, and drops points at random where there are many.
@@ -479,6 +555,7 @@ def log_final(
         scores: Scores of the test part, (n,).
         suspicion: Of the unlabeled training samples, (m,), or None for a method without a meta-gradient.
         suspicion_is_anomaly: The truth of those, (m,), or None where nobody knows it.
+        pictures: Files to log as `pictures/NAME`.
     """
     import wandb
 
@@ -503,10 +580,78 @@ def log_final(
             edges, counts = class_histograms(values, truth)
             for kind, count in counts.items():
                 charts[f"{name}/{kind}"] = wandb.Histogram(np_histogram=(count, edges))
+    charts |= {f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
     try:
         run.log(charts)
     except Exception as error:  # online a table goes to the server at once, and a trained model is worth more than that
         log.warning("W&B did not take the charts: %s", error)
+
+
+def log_study(
+    directory: str | os.PathLike[str],
+    studies: Sequence[str],
+    charts: Mapping[str, Chart],
+    table: tuple[Sequence[str], Sequence[Sequence[str]]],
+    pictures: Iterable[Path],
+    page: Path,
+    *,
+    project: str = "elite_pl",
+) -> str:
+    """Puts the report of a study into W&B, as one run beside those of the study: its workspace then shows the figures.
+
+    The same studies give the same run, so a later report replaces an earlier one.
+
+    Args:
+        directory: The folder of the report, which gets `wandb/` where W&B is offline.
+        studies: Names of the studies; the first one is the group.
+        charts: By title; each becomes a chart of W&B's own.
+        table: Header and rows of the summary.
+        pictures: Files to log as `pictures/NAME`.
+        page: The HTML page.
+        project: W&B project, `ENTITY/PROJECT` for that of a team.
+
+    Returns:
+        Where it is: an address, or the folder for `wandb sync`.
+    """
+    import wandb
+    from wandb.errors import Error as WandbError
+
+    *entity, project = project.split("/")
+    mode = wandb_mode(None)
+    arguments: dict[str, Any] = {
+        "mode": mode,
+        "project": project,
+        "entity": entity[0] if entity else None,
+        "dir": os.path.abspath(directory),
+        "id": f"report-{digest(sorted(studies))}",
+        "resume": "allow" if mode == "online" else None,
+        "name": f"report: {', '.join(studies)}",
+        "group": studies[0],
+        "job_type": "report",
+        "reinit": "create_new",
+        "settings": _settings(),
+    }
+    try:
+        run = wandb.init(**arguments)
+    except WandbError as error:
+        if mode != "online":
+            raise
+        log.warning("W&B is offline: %s", str(error).splitlines()[0])
+        run = wandb.init(**arguments | {"mode": "offline", "resume": None})
+    header, rows = table
+    content: dict[str, Any] = {"summary": wandb.Table(columns=list(header), data=[list(row) for row in rows])}
+    for title, (x_name, lines) in charts.items():
+        xs, ys = [list(x) for x, _ in lines.values()], [list(y) for _, y in lines.values()]
+        content[f"charts/{title}"] = wandb.plot.line_series(xs, ys, keys=list(lines), title=title, xname=x_name)
+    content |= {f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
+    content["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+    exit_code = 1
+    try:
+        run.log(content)
+        exit_code = 0
+    finally:
+        close(run, exit_code)
+    return str(run.settings.sync_dir if run.offline else run.url)
 
 
 def close(run: Any, exit_code: int) -> None:

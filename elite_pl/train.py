@@ -1,94 +1,102 @@
 """The command `python -m elite_pl.train`. Light, so that `--help` answers at once; the work is in `run.py`."""
 
+import contextlib
 import logging
-import math
-import multiprocessing
 import os
 import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from elite_pl import config, tracking
-from elite_pl.errors import InputError, JobError, TrainingError
-from elite_pl.files import discard
+from elite_pl import config, sweep, tracking
+from elite_pl.errors import InputError, TrainingError
+from elite_pl.sweep import Outcome, codes, one_line
 
 log = logging.getLogger("elite_pl")
-codes: list[int] = []  # exit codes of the jobs that this process ran
 
 
 @hydra.main(version_base="1.3", config_path="pkg://elite_pl.conf", config_name="train")
-def job(cfg: config.Config) -> None:
+def job(cfg: config.Config) -> Outcome:
     """One run; a sweep goes on after one that fails."""
-    sweep = Path(HydraConfig.get().sweep.dir)
+    in_sweep = sweep.in_sweep()
+    for name in ("run", "progress"):  # in a sweep one line a run
+        logging.getLogger(f"elite_pl.{name}").setLevel(logging.WARNING if in_sweep else logging.NOTSET)
+    outcome = attempt(cfg)
+    if not in_sweep and outcome.state == "before":
+        log.info("done before: nothing to run")
+    if not in_sweep and outcome.error:
+        say(outcome.error)
+    sweep.settle(outcome)
+    return outcome
+
+
+def attempt(cfg: config.Config) -> Outcome:
+    """Runs what is not finished and what no other process is at work on."""
     try:
         config.check(cfg)
-        place = place_in_sweep()
-        logging.getLogger("elite_pl.run").setLevel(logging.WARNING if place else logging.NOTSET)  # one line a run
         plain = config.plain(cfg)
         directory, hash = tracking.run_directory(plain), tracking.config_hash(plain)
-        metrics = tracking.finished(directory, hash)
-        if metrics is None:
-            tracking.check_writable(directory)
-            silence_advice()
-            from elite_pl.run import run  # imports torch and Lightning
-
-            metrics = run(cfg, directory, hash)
-        else:
-            log.info("done before: nothing to run")
-        if "test/auroc" in metrics:
-            auroc = f"ROC AUC {metrics['test/auroc']:.4f}"
-            print(auroc)
-            if place:
-                what = f"{cfg.method.name}, normal class {cfg.normal_class}, seed {cfg.seed}"
-                log.info("%s  %s: %s", place, what, auroc)
-        print(directory)
-        codes.append(0)
+        elsewhere = {} if sweep.in_sweep() else sweep.finished_elsewhere(cfg.reuse)
+        if (outcome := sweep.known(plain, directory, hash, elsewhere)) is not None:
+            return outcome
+        tracking.check_writable(directory)
+        if not first_process():
+            return run_here(cfg, directory, hash, plain)
+        with sweep.claim(directory) as ours:
+            if not ours:
+                return Outcome("elsewhere", str(directory), error=f"{directory} {sweep.ELSEWHERE}")
+            if (metrics := tracking.finished(directory, hash)) is not None:  # by another process, just now
+                return Outcome("before", str(directory), metrics)
+            return run_here(cfg, directory, hash, plain)
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        say(error)
-        codes.append(2)
-    except TrainingError as error:
-        say(error)
-        codes.append(1)
-    except Exception:
-        traceback.print_exc()
-        codes.append(1)
+        return Outcome("refused", error=one_line(error))
+
+
+def first_process() -> bool:
+    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device."""
+    return not any(int(os.environ.get(key, 0)) for key in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def run_here(cfg: config.Config, directory: Path, hash: str, plain: dict[str, Any]) -> Outcome:
+    """Runs one cell; if it fails, its directory says why until it succeeds.
+
+    Raises:
+        InputError: If the input is bad; a failure of it is not kept, because mended it is another run.
+    """
+    silence_advice()
+    from elite_pl.launch import launch  # imports torch and Lightning
+
+    try:
+        metrics = launch(cfg, directory, hash)
+    except (InputError, HydraException, OmegaConfBaseException):
+        raise
     except SystemExit as exit:  # Lightning's at SIGTERM has no code, which would pass for success
         log.info("interrupted: the same command goes on from the last epoch")
         raise SystemExit(exit.code or 128 + signal.SIGTERM) from None
-    finally:
-        if HydraConfig.get().mode == RunMode.MULTIRUN and {p.name for p in sweep.iterdir()} <= {"multirun.yaml"}:
-            discard(sweep)  # Hydra's record of a sweep of which nothing came
-    if codes[-1] and multiprocessing.parent_process() is not None:
-        raise JobError(codes[-1])
+    except TrainingError as error:
+        reason = one_line(error)
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {one_line(error)}"
+    else:
+        if metrics is None:  # another process of the run says it
+            return Outcome("run")
+        tracking.forget_failure(directory)
+        return Outcome("run", str(directory), metrics)
+    with contextlib.suppress(OSError):  # a full disk may be what is wrong
+        tracking.write_failure(directory, hash, plain, reason)
+    return Outcome("failed", str(directory), error=reason)
 
 
-def place_in_sweep() -> str:
-    """`k of n`, or nothing outside of a sweep; `run k` in a worker of a parallel launcher, which knows no more."""
-    current = HydraConfig.get()
-    if current.mode != RunMode.MULTIRUN:
-        return ""
-    if multiprocessing.parent_process() is not None:
-        return f"run {current.job.num + 1}"
-    typed = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith(("-", "hydra"))]
-    swept = [f"{key}={value}" for key, value in (current.sweeper.params or {}).items()] + typed
-    overrides = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(swept)}
-    jobs = math.prod(len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override())
-    return f"{current.job.num + 1:{len(str(jobs))}} of {jobs}"
-
-
-def say(error: Exception) -> None:
-    """Prints an error on one line of standard error."""
-    text = str(error) if isinstance(error, InputError | TrainingError) else config.explain(error)
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+def say(error: str) -> None:
+    """Prints an error on standard error."""
+    print(f"error: {error}", file=sys.stderr)
 
 
 def silence_advice() -> None:
@@ -102,13 +110,12 @@ def main() -> None:
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [logging.StreamHandler()], False
     config.register()
+    sweep.register()
     try:
         job()
     except (HydraException, OmegaConfBaseException, InputError, OSError) as error:
-        say(error)
+        say(one_line(error))
         sys.exit(2)
-    except JobError as failed:
-        sys.exit(failed.args[0])
     sys.exit(max(codes, default=0))
 
 

@@ -111,11 +111,12 @@ def test_equals_finite_differences_of_the_validation_loss(problem, function):
 
 
 def test_record_follows_the_paper(problem):
-    raw, mean = (infer(alice.jvp, problem, weights=weights, meta_scale=3.0) for weights in ("raw", "mean"))
+    raw, mean, signed = (infer(alice.jvp, problem, weights=weights, meta_scale=3.0) for weights in alice.WEIGHTS)
     torch.testing.assert_close(raw.meta_gradient, -LEARNING_RATE / N * raw.d)  # Eq. 13
     assert raw.pseudo_label.equal(-torch.sign(raw.meta_gradient))  # Eq. 10
     torch.testing.assert_close(raw.weight, 3.0 * raw.meta_gradient.abs())  # Eq. 14
     torch.testing.assert_close(mean.weight, 3.0 * raw.d.abs() / raw.d.abs().mean())
+    torch.testing.assert_close(signed.weight, 3.0 * LEARNING_RATE * raw.d)  # Eq. 16, of a virtual step on the sum
 
 
 def test_scores_carry_the_graph_of_a_plain_forward_pass(problem):

@@ -44,6 +44,7 @@ TYPED = {
     "method.margin=large": ("method.margin=large", "mean_initial"),
     "method.margin=-1": ("method.margin=-1", "positive"),
     "method.labeled_statistics=none": ("method.labeled_statistics=none", "running"),
+    "method.labeled_statistics=joint": ("method.labeled_statistics=joint", "batch or running"),
     "method._target_=elite_pl.methods.nothing.Nothing": ("elite_pl.methods.nothing",),
     "method.pretrain_epochs=-1": ("method.pretrain_epochs=-1", "negative"),
     "method.pretrain_learning_rate=0": ("method.pretrain_learning_rate=0", "positive"),
@@ -52,10 +53,14 @@ TYPED = {
     "+method.optimizer.foo=3": ("method.optimizer", "foo"),
     "+method.foo=3": ("method", "foo"),
     "backbone=lenet": ("backbone=lenet", "images"),
-    "trainer.devices=2": ("trainer.devices=2", "use 1"),
+    "trainer.devices=2": ("trainer.devices=2", "trainer=ddp"),
     "trainer.max_epochs=0": ("trainer.max_epochs=0", "at least 1"),
     "trainer.check_val_every_n_epoch=0": ("trainer.check_val_every_n_epoch=0", "at least 1"),
-    "+trainer.gradient_clip_val=1": ("trainer", "manual optimization"),
+    "+trainer.gradient_clip_val=-1": ("trainer.gradient_clip_val", "positive"),
+    "+trainer.gradient_clip_algorithm=none": ("trainer.gradient_clip_algorithm", "norm or value"),
+    "+trainer.accumulate_grad_batches=0": ("trainer.accumulate_grad_batches", "1 or more"),
+    "+trainer.precision=16": ("trainer.precision", "bf16-mixed"),
+    "+trainer.sync_batchnorm=true": ("trainer.sync_batchnorm", "per process"),
     'output_dir="~/x"': ("output_dir=~/x", "whole path"),
     "seed=1e3": ("seed=1e3", "Integer"),
     "output_dir=~/x": ("output_dir=", "quotes"),
@@ -81,6 +86,7 @@ SPLITS = {
     ("normal_class=ten",): ("normal_class=ten", "9"),
     ("label_ratio=0",): ("label_ratio=0", "elite_svdd"),
     ("method=deep_sad", "method.eta=-1"): ("method.eta=-1", "negative"),
+    ("method=deep_sad", "method.average=all"): ("method.average=all", "parts"),
     ("backbone=mlp", "backbone.outputs=0"): ("backbone.outputs=0", "positive"),
     ("label_ratio=0", "method=deep_svdd", "method.margin=max_labeled"): ("method.margin=max_labeled",),
 }
@@ -132,7 +138,8 @@ def test_an_output_directory_that_cannot_be_written(command):
 
 def test_a_sweep_of_bad_input_only_leaves_nothing(command):
     outcome = command("-m", "pollution=2,3")
-    assert outcome.code == 2 and len(outcome.err.splitlines()) == 2
+    first, *errors = outcome.err.splitlines()
+    assert outcome.code == 2 and first == "2 cells: 2 refused" and all(line.startswith("error: ") for line in errors)
     assert not Path("outputs").exists()
 
 

@@ -8,7 +8,7 @@ from elite_pl import datamodule, splits
 from elite_pl.sources import Arrays
 
 
-def make_data(n=21, batch_size=5, labeled_batch_size=None, x=None, seed=0):
+def make_data(n=21, batch_size=5, labeled_batch_size=None, x=None, seed=0, size=None, scaling="unit"):
     """n unlabeled and 6 labeled samples, whose one feature is their index."""
     total = n + 6
     x = np.arange(total, dtype=np.float32)[:, None] if x is None else x
@@ -18,7 +18,14 @@ def make_data(n=21, batch_size=5, labeled_batch_size=None, x=None, seed=0):
     )
     arrays = Arrays("made", x, y, x, y, None, "classes", "0" * 16)
     return datamodule.PollutedData(
-        arrays, split, normal_class=0, batch_size=batch_size, labeled_batch_size=labeled_batch_size, seed=seed
+        arrays,
+        split,
+        normal_class=0,
+        size=size,
+        scaling=scaling,
+        batch_size=batch_size,
+        labeled_batch_size=labeled_batch_size,
+        seed=seed,
     )
 
 
@@ -41,7 +48,7 @@ def test_a_last_batch_of_one_joins_the_one_before(n, size, lengths):
 def test_batches_hold_what_their_index_says():
     data = make_data()
     for batch in epoch(data):
-        raw = batch["unlabeled"] * data.scaling[1] + data.scaling[0]
+        raw = batch["unlabeled"] * data.preprocessing.scale + data.preprocessing.shift
         torch.testing.assert_close(raw[:, 0], batch["index"].float())
         assert batch["truth"].tolist() == [1.0 if i % 2 == 0 else -1.0 for i in batch["index"].tolist()]
         assert batch["labeled_y"].tolist() == [1, 1, 1, -1, -1, -1]
@@ -69,9 +76,9 @@ def test_a_labeled_batch_is_balanced_and_drawn_anew():
 def test_scaling():
     rng = np.random.default_rng(0)
     pixels = make_data(x=rng.integers(0, 256, (27, 1, 4, 4)).astype(np.uint8))
-    assert pixels.scaling[0] == 0 and pixels.scaling[1] == 255
+    assert pixels.preprocessing.shift == 0 and pixels.preprocessing.scale == 255
     unit = make_data(x=rng.random((27, 3)).astype(np.float32))
-    assert unit.scaling[0] == 0 and unit.scaling[1] == 1
+    assert unit.preprocessing.shift == 0 and unit.preprocessing.scale == 1
     table = rng.normal(50, 9, (27, 3)).astype(np.float32)
     table[:, 2] = 7
     training = torch.cat(list(make_data(x=table).training_samples(torch.arange(27))))

@@ -24,8 +24,9 @@ def test_encoder_and_decoder_fit_the_sample(shape):
         (networks.lenet((1, 28, 28)), 7_272),
         (networks.lenet((1, 28, 28), (16, 32), 64, hidden=128), 222_096),
         (networks.lenet((3, 32, 32)), 520_544),
+        (networks.lenet((1, 32, 32), (32, 64, 128), 128), 518_944),
     ],
-    ids=["mnist", "fmnist", "cifar10"],
+    ids=["mnist", "fmnist", "cifar10", "gray release"],
 )
 def test_encoders_have_as_many_weights_as_deep_sads(backbone, weights):
     assert sum(p.numel() for p in backbone.encoder.parameters()) == weights
@@ -36,6 +37,24 @@ def test_no_parameter_could_move_the_output_without_the_input(shape):
     encoder = networks.auto(shape).encoder
     assert not any(name.endswith("bias") for name, _ in encoder.named_parameters())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) and m.affine for m in encoder.modules())
+
+
+@pytest.mark.parametrize("channels, bottleneck, code", [(1, None, 512), (3, None, 2048), (1, 20, 20)])
+def test_the_strided_autoencoder_is_that_of_the_release(channels, bottleneck, code):
+    backbone = networks.strided((channels, 32, 32), bottleneck)
+    sample = torch.rand(4, channels, 32, 32) * 9
+    output = backbone.encoder(sample)
+    assert output.shape == (4, code) and backbone.outputs == code
+    restored = backbone.decoder(output)
+    assert restored.shape == sample.shape and restored.abs().max() <= 1
+    weights = sum(p.numel() for p in (*backbone.encoder.parameters(), *backbone.decoder.parameters()))
+    assert bottleneck or weights == {1: 176_507, 3: 2_812_393}[channels]
+
+
+def test_the_strided_autoencoder_refuses_other_images():
+    for shape in ((64,), (1, 28, 28), (2, 32, 32)):
+        with pytest.raises(InputError, match=r"strided.*dataset.size=32"):
+            networks.strided(shape, None)
 
 
 def test_mlp_without_batch_norm():

@@ -91,18 +91,19 @@ def test_the_estimate_finds_the_share_where_scores_tell_the_classes_apart(share)
     assert contamination.estimate(score[labeled], label[labeled], score) == pytest.approx(share, rel=0.15)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3])
-def test_the_estimate_undoes_a_choice_by_score(share):
-    score, label, generator = made_scores(share, apart=2, seed=2)
-    labeled = torch.multinomial(torch.exp(score), 200, generator=generator)
-    assert (label[labeled] < 0).float().mean() > 1.5 * share
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("counts", [(50, 50), (80, 40)])
+def test_the_estimate_undoes_a_choice_by_class_where_scores_overlap(share, counts):
+    score, label, _ = made_scores(share, apart=2, seed=2)
+    labeled = torch.cat(
+        [torch.nonzero(label == kind).flatten()[:count] for kind, count in zip((1, -1), counts, strict=True)]
+    )
     assert contamination.estimate(score[labeled], label[labeled], score) == pytest.approx(share, abs=0.06)
 
 
-def test_the_estimate_cannot_undo_a_choice_by_class():
-    score, label, _ = made_scores(0.1, apart=1, seed=3)
-    labeled = torch.cat([torch.nonzero(label == kind).flatten()[:50] for kind in (1, -1)])
-    assert 0.25 < contamination.estimate(score[labeled], label[labeled], score) < 0.5
+def test_a_score_far_from_all_labels_stops_no_estimate():
+    score = torch.cat([torch.linspace(0, 1, 99), torch.tensor([1e9])])
+    assert 0 <= contamination.estimate(torch.tensor([0.1, 0.9]), torch.tensor([1.0, -1.0]), score) <= 1
 
 
 def test_scores_that_are_all_the_same_say_nothing():
@@ -112,7 +113,12 @@ def test_scores_that_are_all_the_same_say_nothing():
 # --------------------------------------------------------------------------------------------------------- the methods
 
 CONTAMINATED = ("loe_hard", "loe_soft", "refine", "soel", "pu_svdd")
-RIVALS = (*CONTAMINATED, "devnet")
+SUFFERING = {  # what takes unlabeled samples for normal
+    "devnet": (),
+    "deep_svdd": (),
+    "autoencoder": (),
+    "deep_sad": ("method.average=samples", "method.eta=1"),
+}
 SHORT = ("epochs=3", "method.pretrain_epochs=1")
 
 
@@ -125,18 +131,18 @@ def history_of(directory, key):
         return [row[key] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", [*CONTAMINATED, *SUFFERING, "elite_svdd", "elite_ae", "labels_only", "oracle"])
 def test_it_solves_an_easy_case(command, method):
     outcome = command(f"method={method}", "pollution=0.1", "threads=1")
     assert outcome.code == 0, outcome.err
     found = metrics_of(outcome.directory)
     assert found["test/auroc"] > 0.95 and not found["test/collapsed"]
-    if method in CONTAMINATED and method != "soel":
+    if method in CONTAMINATED:
         kept = torch.load(outcome.directory / "last.ckpt", weights_only=True)["state_dict"]["contamination"]
         assert kept.item() == pytest.approx(found["data/pollution_unlabeled"]), "given, and kept by the checkpoint"
 
 
-def mean_auroc(command, methods, pollution, classes):
+def mean_auroc(command, methods, pollution, classes, *more):
     """The mean ROC AUC of each method over some classes."""
     outcome = command(
         "-m",
@@ -145,6 +151,7 @@ def mean_auroc(command, methods, pollution, classes):
         f"pollution={pollution}",
         "threads=1",
         "trainer.check_val_every_n_epoch=20",
+        *more,
     )
     assert outcome.code == 0, outcome.err
     aucs = [float(line.removeprefix("ROC AUC ")) for line in outcome.out.splitlines() if line.startswith("ROC AUC")]
@@ -152,21 +159,24 @@ def mean_auroc(command, methods, pollution, classes):
 
 
 def test_it_helps_where_blind_training_suffers(command):
-    found = mean_auroc(command, ("deep_svdd", *CONTAMINATED), 0.3, (6, 8))
+    enough = "method.optimizer.lr=1e-3"  # for 80 steps
+    found = mean_auroc(command, ("deep_svdd", *CONTAMINATED), 0.3, (6, 8), enough)
     blind = found.pop("deep_svdd")
     assert blind < 0.9
     assert min(found.values()) > blind + 0.02, found
 
 
-def test_devnet_suffers_from_pollution(command):
-    clean, polluted = (mean_auroc(command, ("devnet",), pollution, (0, 6))["devnet"] for pollution in (0.1, 0.5))
-    assert polluted < clean - 0.05
+@pytest.mark.parametrize("method", SUFFERING)
+def test_it_suffers_from_pollution(command, method):
+    lightly, heavily = (mean_auroc(command, (method,), r_p, (6,), *SUFFERING[method])[method] for r_p in (0.1, 0.5))
+    assert lightly > 0.95 and heavily < lightly - 0.015, (lightly, heavily)
 
 
 def test_without_contamination_it_is_deep_svdd(command):
-    expected = (command("method=deep_svdd", *SHORT).directory / "scores.csv").read_text()
+    same = (*SHORT, "method.optimizer.lr=1e-3")
+    expected = (command("method=deep_svdd", *same).directory / "scores.csv").read_text()
     for method in ("loe_hard", "pu_svdd"):
-        directory = command(f"method={method}", "method.contamination=0", *SHORT).directory
+        directory = command(f"method={method}", "method.contamination=0", *same).directory
         assert (directory / "scores.csv").read_text() == expected
 
 
@@ -183,7 +193,7 @@ def test_contamination_is_given_typed_or_estimated(command):
 
 
 def test_estimating_changes_nothing_else(command):
-    estimated = command("method=soel", *SHORT).directory
+    estimated = command("method=soel", "method.contamination=estimated", *SHORT).directory
     kept = torch.load(estimated / "last.ckpt", weights_only=True)["state_dict"]["contamination"].item()
     typed = command("method=soel", f"method.contamination={kept}", *SHORT).directory
     assert typed != estimated and (typed / "scores.csv").read_text() == (estimated / "scores.csv").read_text()
@@ -194,7 +204,10 @@ def test_a_warm_up_that_leaves_nothing_is_warned_of(command):
     assert outcome.code == 0 and "method.warm_up=2" in outcome.err
 
 
-@pytest.mark.parametrize("method, more", [("soel", ()), ("devnet", ()), ("refine", ("method.contamination=0.4",))])
+@pytest.mark.parametrize(
+    "method, more",
+    [("soel", ("method.contamination=estimated",)), ("devnet", ()), ("refine", ("method.contamination=0.4",))],
+)
 def test_known_labels(command, method, more):
     data = sources.digits()
     y = np.where(data.y_train[:300] == 3, 1, -1)
@@ -209,7 +222,9 @@ def test_known_labels_do_not_tell_the_contamination(command):
     np.savez("own.npz", x_train=np.eye(20), y_train=[1] * 5 + [0] * 15)
     own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known")
     refused(command(*own, "method=refine"), "method.contamination=given", "number")
-    refused(command(*own, "method=soel"), "method.contamination=estimated", "both kinds")
+    refused(
+        command(*own, "method=soel", "method.contamination=estimated"), "method.contamination=estimated", "both kinds"
+    )
     for method in ("pu_svdd method.contamination=0.1", "devnet"):
         refused(command(*own, *f"method={method}".split()), "labeled anomalies")
 

@@ -21,6 +21,7 @@ from elite_pl.batchnorm import frozen_statistics
 from elite_pl.callbacks import TimeLeft
 from elite_pl.methods.deep_sad import DeepSad
 from elite_pl.methods.elite import Elite
+from elite_pl.preprocessing import Preprocessing
 from elite_pl.run import load_detector
 
 METHODS = ("elite_svdd", "elite_ae", "autoencoder", "deep_svdd", "deep_sad", "labels_only", "oracle")
@@ -38,8 +39,9 @@ def test_a_run_leaves_its_files(command, method):
     assert outcome.code == 0, outcome.err
     directory = outcome.directory
     assert directory.parts[:4] == ("outputs", "runs", "digits", method)
-    expected = "audit.csv config.yaml detector.pt history.csv last.ckpt metrics.json "
-    expected += "roc.png scores.csv scores.png splits.npz" + " suspicion.png" * method.startswith("elite")
+    expected = "audit.csv config.yaml curves.png detector.pt history.csv last.ckpt "
+    expected += "meta_gradient.npz meta_gradient.png " * method.startswith("elite")
+    expected += "metrics.json roc.png scores.csv scores.png splits.npz" + " suspicion.png" * method.startswith("elite")
     assert sorted(p.name for p in directory.iterdir()) == expected.split()
 
     found = json.loads((directory / "metrics.json").read_text())
@@ -64,9 +66,8 @@ def test_the_detector_file_scores_as_the_run_did(command):
     directory = command(*SHORT).directory
     detector, content = load_detector(directory / "detector.pt")
     x = torch.as_tensor(sources.digits().x_test)
-    shift, scale = content["preprocessing"]["shift"], content["preprocessing"]["scale"]
     with torch.no_grad():
-        scores = detector((x - shift) / scale)
+        scores = detector(Preprocessing(**content["preprocessing"]).scaled(x))
     expected = [float(row["score"]) for row in read_csv(directory / "scores.csv")]
     torch.testing.assert_close(scores.double(), torch.tensor(expected, dtype=torch.float64))
     torch.load(directory / "last.ckpt", weights_only=True)
@@ -76,7 +77,9 @@ def results(directory):
     """All numbers of a run that must repeat."""
     found = json.loads((directory / "metrics.json").read_text())
     found.pop("train/seconds")
-    return found, *((directory / name).read_text() for name in ("scores.csv", "audit.csv", "history.csv"))
+    recording = directory / "meta_gradient.npz"
+    recorded = {key: a.tobytes() for key, a in np.load(recording).items()} if recording.exists() else {}
+    return found, *((directory / name).read_text() for name in ("scores.csv", "audit.csv", "history.csv")), recorded
 
 
 def test_same_seed_same_numbers_to_the_last_bit(command):
@@ -197,6 +200,7 @@ def test_an_offline_wandb_run_holds_the_numbers(command, offline):
     assert curve == [pytest.approx(float(r["train/labeled_loss"])) for r in read_csv(directory / "history.csv")]
     charts = {key for row in recorded["history"] for key in row}
     assert {"meta_gradient/normal", "meta_gradient/anomaly", "score/normal", "score/anomaly"} <= charts
+    assert {"labeled/loss", "pictures/curves", "pictures/meta_gradient"} <= charts
 
 
 def test_each_job_of_a_sweep_has_its_wandb_run_and_a_failed_one_is_marked(command, offline):
@@ -269,21 +273,30 @@ def test_the_labeled_loss_in_the_update_has_the_gradient_of_another_pass(command
     assert checked and all(checked)
 
 
-def test_deep_sad_is_equation_3(command, monkeypatch):
+@pytest.mark.parametrize("average", ["samples", "parts"])
+@pytest.mark.parametrize("statistics", ["batch", "joint"])
+def test_deep_sad_is_equation_3(command, monkeypatch, average, statistics):
     checked = []
     original = DeepSad.loss
 
     def compare(self, batch):
         loss = original(self, batch)
+        passes = [batch["unlabeled"], batch["labeled"]]
         with torch.no_grad(), frozen_statistics(self.score):
-            unlabeled, labeled = self.score(batch["unlabeled"]), self.score(batch["labeled"])
+            both = self.score(torch.cat(passes)) if statistics == "joint" else torch.cat([*map(self.score, passes)])
+        unlabeled, labeled = both.split([len(x) for x in passes])
         n, m, y = len(self.data.unlabeled), len(labeled), batch["labeled_y"]
-        expected = n / (n + m) * unlabeled.mean() + 2 / (n + m) * ((labeled + 1e-6) ** y).sum()
+        loss_of_label = (labeled + 1e-6) ** y
+        if average == "samples":
+            expected = n / (n + m) * unlabeled.mean() + 2 / (n + m) * loss_of_label.sum()
+        else:
+            expected = unlabeled.mean() / 2 + loss_of_label.mean()
         checked.append(loss.item() == pytest.approx(expected.item(), rel=1e-4))
         return loss
 
     monkeypatch.setattr(DeepSad, "loss", compare)
-    assert command("method=deep_sad", "method.eta=2", *SHORT).code == 0
+    how = ("method.eta=2", f"method.average={average}", f"method.labeled_statistics={statistics}")
+    assert command("method=deep_sad", *how, *SHORT).code == 0
     assert checked and all(checked)
 
 

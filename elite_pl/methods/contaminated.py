@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elite_pl import distributed
 from elite_pl.contamination import estimate
 from elite_pl.datamodule import PollutedData
 from elite_pl.detector import Detector
@@ -22,7 +23,7 @@ class Contaminated(Detector):
 
     Args:
         contamination: α: a number in [0, 1); `"given"`, the true share, as is published practice; or `"estimated"`
-            from the labels, after the warm-up.
+            from the labels, after the warm-up, see `contamination.estimate`.
         warm_up: Epochs at the start that take every unlabeled sample for normal.
         loss: Of an anomaly: `"inverse"`, `1 / (Ω + ε)`, or `"hinge"`, Eq. 4 of the ELITE paper.
         epsilon: Keeps the inverse of a score finite.
@@ -86,5 +87,6 @@ class Contaminated(Detector):
             labeled, unlabeled = (self.score_samples(part) for part in (self.data.labeled, self.data.unlabeled))
             self.train()
             self.contamination.fill_(estimate(labeled, self.data.labeled_y.cpu(), unlabeled))
+            distributed.broadcast_([self.contamination])
         else:
             self.contamination.fill_(float(self.contamination_rule))

@@ -13,35 +13,39 @@ from elite_pl.losses import hinge, inverse_distance
 class DeepSad(Detector):
     """Minimises the mean score of the unlabeled samples plus the loss of the labeled ones (Eq. 3 of the ELITE paper).
 
-    Source: Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, Eq. 7.
+    Source: Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, arXiv 1906.02694; the paper's η is 1.
 
     Args:
         loss: Of a labeled sample: `"inverse"`, its distance to the power of its label, or `"hinge"`, Eq. 4, with which
             Sec. 5.5 of the ELITE paper compares.
-        eta: Weight of a labeled sample against an unlabeled one.
+        eta: η, the weight of the labels.
+        average: What η weighs: `"samples"` (the paper), each labeled sample against each unlabeled one, or `"parts"`,
+            the mean of all labeled samples against that of all unlabeled ones, whatever their numbers.
         epsilon: Keeps the inverse of a distance finite.
         **detector: See `Detector`.
     """
 
     needs_labels = True
 
-    def __init__(self, *, loss: str, eta: float, epsilon: float, **detector: Any) -> None:
+    def __init__(self, *, loss: str, eta: float, average: str, epsilon: float, **detector: Any) -> None:
         super().__init__(**detector)
         if loss not in ("inverse", "hinge"):
             raise InputError(f"method.loss={loss}: must be inverse or hinge")
         if not eta >= 0:
             raise InputError(f"method.eta={eta}: must not be negative")
+        if average not in ("samples", "parts"):
+            raise InputError(f"method.average={average}: must be samples or parts")
         if not epsilon > 0:
             raise InputError(f"method.epsilon={epsilon}: must be positive")
-        self.labeled_loss, self.eta, self.epsilon = loss, eta, epsilon
+        self.labeled_loss, self.eta, self.average, self.epsilon = loss, eta, average, epsilon
 
     def loss(self, batch: Batch) -> Tensor:
-        """The weighted mean of both losses: an unbiased estimate of Eq. 3 from the two batches."""
-        unlabeled, labeled = self.score(batch["unlabeled"]), self.labeled_score(batch)
+        """The weighted mean of both losses: by samples, an unbiased estimate of Eq. 3 from the two batches."""
+        unlabeled, labeled = self.scores(batch)
         if self.labeled_loss == "hinge":
             labeled_loss = hinge(labeled, batch["labeled_y"], self.margin)
         else:
             labeled_loss = inverse_distance(labeled, batch["labeled_y"], self.epsilon)
-        n, m = len(self.data.unlabeled), len(self.data.labeled)
+        n, m = (len(self.data.unlabeled), len(self.data.labeled)) if self.average == "samples" else (1, 1)
         self.observe(labeled_loss=labeled_loss.mean())
         return (n * unlabeled.mean() + self.eta * m * labeled_loss.mean()) / (n + m)

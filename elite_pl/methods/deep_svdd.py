@@ -9,9 +9,9 @@ from elite_pl.detector import Detector
 class DeepSvdd(Detector):
     """Minimises the mean score of the unlabeled samples.
 
-    Source: Ruff et al., "Deep One-Class Classification", ICML 2018, Eq. 4.
+    Source: Eq. 2 of the ELITE paper, after Ruff et al., "Deep One-Class Classification", ICML 2018.
     """
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean score of the unlabeled batch."""
-        return self.score(batch["unlabeled"]).mean()
+        return self.unlabeled_score(batch).mean()

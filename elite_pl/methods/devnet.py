@@ -25,6 +25,7 @@ class DevNet(Detector):
 
     needs_labels = True
     needs_labeled_anomalies = True
+    hinge_applies = False  # a score may be negative, and the margin is in standard deviations
     prior: Tensor
 
     def __init__(self, *, prior_draws: int, **detector: Any) -> None:
@@ -44,8 +45,8 @@ class DevNet(Detector):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean over those taken for normal and the mean over the anomalies, in equal parts."""
-        unlabeled, labeled, y = self.score(batch["unlabeled"]), self.labeled_score(batch), batch["labeled_y"]
+        unlabeled, labeled = self.scores(batch)
         score = torch.cat([unlabeled, labeled])
-        label = torch.cat([torch.ones_like(unlabeled), y])
+        label = torch.cat([torch.ones_like(unlabeled), batch["labeled_y"]])
         loss = deviation(score, label, self.margin, *self.prior)
         return (loss[label > 0].mean() + loss[label < 0].mean()) / 2

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elite_pl import alice
+from elite_pl import alice, distributed
+from elite_pl.batchnorm import repeated_pass
 from elite_pl.datamodule import Batch
 from elite_pl.detector import Detector
 from elite_pl.errors import InputError
@@ -20,8 +21,10 @@ class Elite(Detector):
     Args:
         meta_gradient: How M is computed: `"jvp"` or `"virtual_step"`, equal up to rounding; see `alice`.
         meta_scale: η_M of Eq. 14. Under Adam a constant factor of the loss cancels: it means something with SGD only.
-        weights: α: `"raw"` as in Eq. 14, or `"mean"`, divided by the batch mean of |M|.
+        weights: α: `"raw"` as in Eq. 14; `"mean"`, divided by the batch mean of |M|; or `"signed"`, which weights Ω
+            itself by -η_M n M, without a hinge (Eq. 16): nothing then bounds the score of a pseudo-anomaly.
         supervised: Weight of L_v itself in the update. The paper's update has none (0). Its gradient v is at hand.
+        record_iterations: For how many of the first steps the meta-gradient of every sample is kept; 0 for none.
         **detector: See `Detector`.
     """
 
@@ -30,21 +33,35 @@ class Elite(Detector):
     suspicion_sum: Tensor
     visits: Tensor
     last_pseudo_label: Tensor
+    recorded: Tensor
+    recorded_position: Tensor
 
     def __init__(
-        self, *, meta_gradient: str, meta_scale: float, weights: str, supervised: float, **detector: Any
+        self,
+        *,
+        meta_gradient: str,
+        meta_scale: float,
+        weights: str,
+        supervised: float,
+        record_iterations: int,
+        **detector: Any,
     ) -> None:
         super().__init__(**detector)
         if meta_gradient not in META_GRADIENTS:
             raise InputError(f"method.meta_gradient={meta_gradient}: must be jvp or virtual_step")
         if weights not in alice.WEIGHTS:
-            raise InputError(f"method.weights={weights}: must be raw or mean")
+            raise InputError(f"method.weights={weights}: must be raw, mean or signed")
+        if self.labeled_statistics == "joint":
+            raise InputError("method.labeled_statistics=joint: v needs a pass of its own; must be batch or running")
         if not meta_scale > 0:
             raise InputError(f"method.meta_scale={meta_scale}: must be positive")
         if not supervised >= 0:
             raise InputError(f"method.supervised={supervised}: must not be negative")
+        if not isinstance(record_iterations, int) or record_iterations < 0:
+            raise InputError(f"method.record_iterations={record_iterations}: must be a number of steps, 0 for none")
         self.infer = META_GRADIENTS[meta_gradient]
         self.meta_scale, self.weights, self.supervised = meta_scale, weights, supervised
+        self.record_iterations = record_iterations
 
     def setup(self, stage: str) -> None:
         """Makes room for what is learned about each unlabeled sample; in buffers, so that a checkpoint keeps it."""
@@ -52,23 +69,57 @@ class Elite(Detector):
         self.register_buffer("suspicion_sum", torch.zeros(n, dtype=torch.float64, device=self.device))
         self.register_buffer("visits", torch.zeros(n, dtype=torch.int64, device=self.device))
         self.register_buffer("last_pseudo_label", torch.ones(n, device=self.device))
+        assert self.trainer.max_epochs is not None
+        steps = min(self.record_iterations, self.trainer.max_epochs * len(self.data.train_dataloader()))
+        shape = steps, min(n, self.data.batch_size + 1)  # the longest batch, see `TrainingBatches`
+        self.register_buffer("recorded", torch.full(shape, torch.nan, device=self.device))
+        self.register_buffer("recorded_position", torch.full(shape, -1, dtype=torch.int32, device=self.device))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets a run go on with another `record_iterations`, or from a checkpoint that has no recording."""
+        for name in ("recorded", "recorded_position"):
+            room = getattr(self, name).clone()
+            kept = checkpoint["state_dict"].get(name, room)[: len(room)]
+            room[: len(kept)] = kept
+            checkpoint["state_dict"][name] = room
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of the unlabeled batch under its pseudo-labels, each weighted by its meta-gradient (Eq. 14)."""
-        inference = self.infer(
-            self.score,
-            batch["unlabeled"],
-            batch["labeled"],
-            batch["labeled_y"],
-            self.margin,
-            learning_rate=self.learning_rate,
-            meta_scale=self.meta_scale,
-            weights=self.weights,
-            labeled_statistics=self.labeled_statistics,
-        )
+        inference = self.inference(batch)
         self.remember(batch, inference)
-        loss = (inference.weight * hinge(inference.score, inference.pseudo_label, self.margin)).mean()
+        losses = inference.score
+        if self.weights != "signed":
+            losses = hinge(inference.score, inference.pseudo_label, self.margin)
+        loss = (inference.weight * losses).mean()
         return loss + self.supervised * self.labeled_loss(inference) if self.supervised else loss
+
+    def inference(self, batch: Batch) -> alice.Inference:
+        """What is inferred of the whole batch: from the part of it that this process has, and what the others found.
+
+        In float32 (or float64) whatever the trainer's precision: bfloat16 has 5 % error in M.
+        """
+        settings: dict[str, Any] = {
+            "learning_rate": self.learning_rate,
+            "meta_scale": self.meta_scale,
+            "weights": self.weights,
+        }
+        labeled, pieces = (batch["labeled"], batch["labeled_y"], self.margin), self.pieces(batch["unlabeled"])
+        options = settings | {"labeled_statistics": self.labeled_statistics}
+        n = len(batch["index"])
+        if len(pieces) == 1:
+            with torch.autocast(self.device.type, enabled=False):
+                own = self.infer(self.score, batch["unlabeled"], *labeled, **options)
+            if len(own.score) == n:
+                return own
+            score, d = distributed.gather(own.score, n), own.d
+        else:
+            found = []
+            with torch.autocast(self.device.type, enabled=False), repeated_pass(self.score):
+                for piece in pieces:
+                    own = self.infer(self.score, piece, *labeled, **options)
+                    found.append(own.d)
+            score, d = self.unlabeled_score(batch), torch.cat(found)
+        return alice.of_whole_batch(own, score, distributed.gather(d, n), **settings)
 
     def labeled_loss(self, inference: alice.Inference) -> Tensor:
         """L_v with its gradient, but without another pass: `L_v + <θ - θ', v>` at θ' = θ, with θ' held constant."""
@@ -82,6 +133,9 @@ class Elite(Detector):
         self.suspicion_sum[index] -= inference.d
         self.visits[index] += 1
         self.last_pseudo_label[index] = label
+        if self.global_step < len(self.recorded):
+            self.recorded[self.global_step, : len(index)] = -inference.meta_gradient
+            self.recorded_position[self.global_step, : len(index)] = index.int()
         anomalous, score = label < 0, inference.score.detach()
         self.observe(
             labeled_loss=inference.labeled_loss,
@@ -100,3 +154,12 @@ class Elite(Detector):
     def pseudo_label(self, score: Tensor, threshold: float) -> Tensor:
         """The last ŷ of each unlabeled sample."""
         return self.last_pseudo_label.cpu()
+
+    def recording(self) -> tuple[Tensor, Tensor] | None:
+        """-M = ŷ|M| of the first steps, positive = normal (Sec. 5.5.2).
+
+        Returns:
+            -M, NaN where a batch had no more samples, and the positions of those among the unlabeled samples, -1 there;
+            both of shape (steps, longest batch), on the CPU. None if nothing was recorded.
+        """
+        return (self.recorded.cpu(), self.recorded_position.cpu()) if len(self.recorded) else None

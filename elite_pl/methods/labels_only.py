@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from elite_pl.batchnorm import frozen_statistics
 from elite_pl.datamodule import Batch
 from elite_pl.detector import Detector
 from elite_pl.losses import hinge
@@ -20,7 +21,12 @@ class LabelsOnly(Detector):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of the labeled batch."""
-        return hinge(self.labeled_score(batch), batch["labeled_y"], self.margin).mean()
+        if self.labeled_statistics == "joint":
+            _, labeled = self.scores(batch)
+        else:
+            with frozen_statistics(self.score, self.labeled_statistics):
+                labeled = self.score(batch["labeled"])
+        return hinge(labeled, batch["labeled_y"], self.margin).mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Measures the running statistics of the weights that the epoch ends with."""

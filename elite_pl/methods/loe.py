@@ -32,7 +32,10 @@ class LatentOutlierExposure(Contaminated):
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of the unlabeled batch."""
-        score = self.score(batch["unlabeled"])
+        return self.unlabeled_loss(self.unlabeled_score(batch))
+
+    def unlabeled_loss(self, score: Tensor) -> Tensor:
+        """The loss of unlabeled samples by their scores, shape ()."""
         if self.warming_up:
             return score.mean()
         self.observe(contamination=self.contamination)

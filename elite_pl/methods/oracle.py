@@ -22,4 +22,4 @@ class Oracle(Detector):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of the unlabeled batch under its true labels."""
-        return hinge(self.score(batch["unlabeled"]), batch["truth"], self.margin).mean()
+        return hinge(self.unlabeled_score(batch), batch["truth"], self.margin).mean()

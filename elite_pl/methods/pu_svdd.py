@@ -19,9 +19,9 @@ class PuSvdd(Contaminated):
 
     def loss(self, batch: Batch) -> Tensor:
         """The risk, estimated from the two batches."""
-        unlabeled = self.score(batch["unlabeled"])
         if self.warming_up:
-            return unlabeled.mean()
-        anomalous = self.labeled_score(batch)[batch["labeled_y"] < 0]
+            return self.unlabeled_score(batch).mean()
+        unlabeled, labeled = self.scores(batch)
+        anomalous = labeled[batch["labeled_y"] < 0]
         self.observe(contamination=self.contamination)
         return positive_unlabeled(unlabeled, anomalous, self.anomaly_loss(anomalous), self.contamination)

@@ -1,0 +1,112 @@
+"""RSRAE: an autoencoder that keeps its code in a linear subspace, which anomalies cannot tilt much."""
+
+from typing import Any, cast
+
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from elite_pl.batchnorm import frozen_statistics
+from elite_pl.datamodule import Batch
+from elite_pl.detector import Detector
+from elite_pl.errors import InputError
+from elite_pl.losses import orthogonality_error, reconstruction_error, subspace_error
+from elite_pl.scores import RobustSubspace
+
+UPDATES = ("reconstruction", "orthogonality", "subspace")  # in the order of the published code
+
+
+class Rsrae(Detector):
+    """Minimises three losses of the unlabeled samples in turn, each with an optimizer of its own.
+
+    The reconstruction error trains all weights, `||A Aᵀ - I||_F²` and `||y - Aᵀ A y||` the matrix A of the robust
+    subspace recovery layer. As published all three updates follow on every batch; counted as three passes they would
+    cost three times the budget of the other methods, which see a batch in one pass. So here, by default, each batch is
+    used for one of them, in turn: a step is a pass, and in as many epochs each loss is minimised a third as often.
+
+    Source: Lai et al., "Robust Subspace Recovery Layer for Unsupervised Anomaly Detection", ICLR 2020, arXiv
+    1904.00152; the alternation of RSRAE, not the weighted sum of RSRAE+.
+
+    Args:
+        orthogonality_learning_rate: Of the second loss; that of the first is the optimizer's.
+        subspace_learning_rate: Of the third loss.
+        subspace_encoder: Whether the third loss trains the encoder, too, as in the published code.
+        updates_per_batch: 1, one of the three in turn, or 3, all of them, as published.
+        **detector: See `Detector`.
+    """
+
+    score: RobustSubspace
+
+    def __init__(
+        self,
+        *,
+        orthogonality_learning_rate: float,
+        subspace_learning_rate: float,
+        subspace_encoder: bool,
+        updates_per_batch: int,
+        **detector: Any,
+    ) -> None:
+        super().__init__(**detector)
+        rates = {
+            "orthogonality_learning_rate": orthogonality_learning_rate,
+            "subspace_learning_rate": subspace_learning_rate,
+        }
+        for key, rate in rates.items():
+            if not rate > 0:
+                raise InputError(f"method.{key}={rate}: must be positive")
+        if updates_per_batch not in (1, len(UPDATES)):
+            raise InputError(f"method.updates_per_batch={updates_per_batch}: must be 1, in turn, or 3, all")
+        if not isinstance(self.score, RobustSubspace):
+            raise InputError(
+                f"method.score: {type(self.score).__name__} has no subspace; method={self.name} needs RobustSubspace"
+            )
+        self.orthogonality_learning_rate, self.subspace_learning_rate = rates.values()
+        self.subspace_encoder, self.updates_per_batch = subspace_encoder, updates_per_batch
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """An optimizer for each of the three losses, and their schedules."""
+        matrix = [self.score.subspace]
+        encoder = list(self.score.encoder.parameters()) if self.subspace_encoder else []
+        optimizers = [
+            self.make_optimizer(self.score.parameters()),
+            self.make_optimizer([{"params": matrix, "lr": self.orthogonality_learning_rate}]),
+            self.make_optimizer([{"params": matrix + encoder, "lr": self.subspace_learning_rate}]),
+        ]
+        return optimizers, [] if self.make_scheduler is None else [self.make_scheduler(o) for o in optimizers]
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the reconstruction."""
+        return cast(list[torch.optim.Optimizer], self.optimizers())[0].param_groups[0]["lr"]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """The updates of one batch."""
+        optimizers = cast(list[torch.optim.Optimizer], self.optimizers())
+        for _ in range(self.updates_per_batch):
+            turn = self.global_step % len(UPDATES)  # a checkpoint keeps it
+            loss = self.loss_of(UPDATES[turn], batch)
+            self.descend(optimizers[turn], loss)
+            self.observe(**{UPDATES[turn]: loss})
+        if batch_idx == int(self.trainer.num_training_batches) - 1:
+            self.log_means()
+
+    def loss_of(self, update: str, batch: Batch) -> Tensor:
+        """The loss of one update on the unlabeled batch, shape (); only the first moves the running statistics."""
+        if update == "orthogonality":
+            return orthogonality_error(self.score.subspace)
+        return self.of_unlabeled(getattr(self, f"{update}_errors"), batch).mean()
+
+    def reconstruction_errors(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to the errors of their reconstruction (n,)."""
+        return reconstruction_error(sample, self.score.reconstruct(sample))
+
+    def subspace_errors(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to the distances of their codes from the subspace (n,)."""
+        with frozen_statistics(self.score), torch.set_grad_enabled(self.subspace_encoder):
+            output = self.score.encoder(sample)
+        return subspace_error(output, self.score.subspace)
+
+    def on_train_epoch_end(self) -> None:
+        """Steps the three schedules."""
+        for scheduler in cast(list[torch.optim.lr_scheduler.LRScheduler], self.lr_schedulers() or []):
+            scheduler.step()

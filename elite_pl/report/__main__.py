@@ -1,0 +1,247 @@
+"""The command `python -m elite_pl.report`: tables, figures and one HTML page, from the files of finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from elite_pl.errors import InputError
+from elite_pl.files import atomic_write
+from elite_pl.plots import comparison_plot
+from elite_pl.report.contents import Drawn, Findings, sections
+from elite_pl.report.figures import Panel, lines_plot
+from elite_pl.report.grid import (
+    MEASURES,
+    confounds,
+    default_rows,
+    epoch_panels,
+    line_names,
+    missing,
+    sweep_panels,
+    swept,
+)
+from elite_pl.report.page import page
+from elite_pl.report.studies import (
+    AUROC,
+    SETTING,
+    Run,
+    grouped,
+    read_failures,
+    read_study,
+    values_of,
+    without_copies,
+    write_cells,
+)
+from elite_pl.report.tables import (
+    SUMMARY_CAPTION,
+    latex,
+    markdown,
+    summary,
+    summary_csv,
+    summary_text,
+    table,
+    told_apart_by,
+)
+from elite_pl.tracking import Chart, log_study
+
+_AXES = {  # how the axes of the paper are called in a figure
+    "pollution": "pollution $r_p$",
+    "label_ratio": "label ratio $r_l$",
+    "method.meta_scale": "scale $η_M$ of the meta-gradient",
+}
+_SIDE_BY_SIDE = 60  # lines of the summary up to which a picture of all runs side by side can be read
+_MEASURES = {"test/auroc": "ROC AUC (%)", "train/labeled_loss": "labeled loss $L_v$"}
+
+
+def write(path: Path, text: str) -> bytes:
+    """Writes text, and returns it as it is in the file."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text.encode()
+
+
+def picture(paths: Sequence[Path], runs: Sequence[Run], rows: Sequence[str], column: str | None, against: str) -> None:
+    """Draws methods side by side, grouped by the column's key, else by what the rows tell apart beside the method."""
+    keys = [column] if column else [k for k in rows if k != "method" and len(values_of(runs, k)) > 1]
+    keys = keys or ["normal_class"]
+    points = []
+    for values, group in grouped(runs, keys):
+        for (method,), part in grouped(group, ["method"]):
+            points += [(method, "\n".join(values), run.metrics[AUROC]) for run in part]
+    methods = sorted({method: None for method, _, _ in points}, key=lambda method: method != against)
+    points.sort(key=lambda point: methods.index(point[0]))
+    for path in paths:
+        comparison_plot(path, points, ", ".join(key.replace("_", " ") for key in keys))
+
+
+def figures(folder: Path, runs: Sequence[Run], keys: Sequence[str], against: str) -> list[Drawn]:
+    """Draws the ROC AUC along each axis (Figures 3 to 6) and the measures over the epochs (Figure 7).
+
+    Args:
+        folder: Where they go, each as PNG and as SVG.
+        runs: Finished runs.
+        keys: What is told apart.
+        against: The method that stands out.
+    """
+    order = line_names(runs, keys, against)
+    found = []
+
+    def draw(stem: str, panels: Sequence[Panel], x: str, y: str, caption: str, *, chance: bool, epochs: bool) -> None:
+        if panels:
+            paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
+            lines_plot(paths, panels, order, x, y, chance=chance, bands=epochs)
+            found.append(Drawn(paths[1], caption, epochs, stem.removeprefix("epochs_"), panels))
+
+    for axis in swept(runs, keys):
+        name = axis.removeprefix("method.")
+        caption = f"ROC AUC on the test part against {name}: means over classes and seeds, with their 95 % intervals"
+        caption += " (which may reach beyond the frame)."
+        panels = sweep_panels(runs, keys, axis)
+        draw(name, panels, _AXES.get(axis, axis), "ROC AUC (%)", caption, chance=True, epochs=False)
+    for measure in MEASURES:
+        stem = f"epochs_{measure.split('/')[-1]}"
+        caption = f"{measure} over the epochs: mean over classes and seeds, ± standard deviation unless lines are many."
+        panels = epoch_panels(runs, keys, measure)
+        draw(stem, panels, "epoch", _MEASURES[measure], caption, chance=measure == AUROC, epochs=True)
+    return found
+
+
+def charts(drawn: Sequence[Drawn]) -> dict[str, Chart]:
+    """The figures as W&B draws them: a chart a panel, without intervals."""
+    return {
+        f"{figure.quantity} over the epochs{where}"
+        if figure.epochs
+        else f"ROC AUC (%) over {figure.quantity}{where}": (
+            "epoch" if figure.epochs else figure.quantity,
+            {line.name: (line.x, line.y) for line in panel.lines},
+        )
+        for figure in drawn
+        for panel in figure.panels
+        for where in [f" ({panel.title})" if panel.title else ""]
+    }
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with 2."""
+        raise InputError(f"{message}; see --help")
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    found = Parser(prog="python -m elite_pl.report", description=(__doc__ or "").split(": ", 1)[1].capitalize())
+    found.add_argument(
+        "study", nargs="+", type=Path, help="OUTPUT_DIR/STUDY, or a file of cells; several are put together"
+    )
+    found.add_argument(
+        "--rows",
+        metavar="KEYS",
+        help="keys of metrics.json or config.yaml, with commas, that make the rows (default: "
+        f"{','.join((*SETTING, 'method'))}, and method.meta_scale where a method sweeps it)",
+    )
+    found.add_argument(
+        "--columns",
+        metavar="KEY",
+        help="a key whose values become columns, such as normal_class; `study` and `commit` compare several studies",
+    )
+    found.add_argument(
+        "--against", default="elite_svdd", metavar="METHOD", help="compare the others with it (default: %(default)s)"
+    )
+    found.add_argument("--cells", type=Path, metavar="FILE", help="keep the runs in a file, to be read as a study")
+    found.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default: the first study)")
+    found.add_argument(
+        "--wandb",
+        nargs="?",
+        const="elite_pl",
+        metavar="PROJECT",
+        help="put the report into W&B, too, in PROJECT or ENTITY/PROJECT (default: %(const)s)",
+    )
+    return found
+
+
+def notes_on_gaps(failed: int, absent: int) -> list[str]:
+    """A line on cells without a number, if there are any."""
+    said = [f"{failed} failed"] * bool(failed) + [f"{absent} of the full grid are missing"] * bool(absent)
+    return [f"Cells: {' and '.join(said)}; report.html lists them."] if said else []
+
+
+def write_report(options: argparse.Namespace) -> list[str]:
+    """Reads the studies, and writes all that the command writes.
+
+    Args:
+        options: As parsed.
+
+    Returns:
+        The lines to print.
+
+    Raises:
+        InputError: If a study or a key is not there.
+    """
+    every = [run for place in options.study for run in read_study(place)]
+    failures = [failure for place in options.study for failure in read_failures(place)]
+    asked = [*(options.rows or "").split(","), options.columns]
+    runs = without_copies(every, asked)
+    rows = options.rows.split(",") if options.rows else default_rows(runs)
+    for key in [*rows, *filter(None, [options.columns])]:
+        if key not in SETTING and all(run[key] is None for run in runs):
+            raise InputError(f"{key}: no run has such a key; see metrics.json and config.yaml of one")
+    keys = told_apart_by(rows, options.columns)
+    header, body, caption = table(runs, rows, options.columns, options.against)
+    notes = confounds(runs, keys)
+    absent = sum(len(cells) for _, cells in missing(runs, failures, keys))
+    text = "\n\n".join([markdown(header, body), caption, *notes, *notes_on_gaps(len(failures), absent)]) + "\n"
+    if options.cells:
+        write_cells(options.cells, runs)
+
+    first = options.cells or options.study[0]
+    place = options.output or (first if first.is_dir() else first.parent)
+    folder = place / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    write(place / "table.md", text)
+    picture([place / "comparison.png", folder / "comparison.svg"], runs, rows, options.columns, options.against)
+    lines = summary(runs, rows, options.columns, options.against)
+    long = summary_text(lines, options.against)
+    files = {
+        "summary.csv": summary_csv(lines),
+        "summary.md": markdown(*long) + "\n",
+        "summary.tex": latex(*long, SUMMARY_CAPTION),
+        "table.tex": latex(header, body, caption),
+    }
+    drawn = figures(folder, runs, keys, options.against)
+    shown = list(drawn)
+    if not drawn or len(lines) <= _SIDE_BY_SIDE:
+        side_by_side = "ROC AUC on the test part: every run a small mark, mean ± standard deviation a large one."
+        shown.append(Drawn(folder / "comparison.svg", side_by_side))
+    saved = {name: write(folder / name, content) for name, content in files.items()}
+    findings = Findings(runs, failures, keys, options.against, (header, body, caption), lines, notes, shown, saved)
+    studies = list(dict.fromkeys(run.study for run in runs))
+    made = time.strftime("%Y-%m-%d %H:%M %Z")
+    title = f"Report: {', '.join(studies)}"
+    write(place / "report.html", page(title, f"elite_pl.report, {made}", sections(findings)))
+    printed = [f"{text}\ntable    {place / 'table.md'}\npicture  {place / 'comparison.png'}"]
+    printed.append(f"page     {place / 'report.html'}")
+    if options.wandb:
+        pictures = [place / "comparison.png", *(figure.path.with_suffix(".png") for figure in drawn)]
+        where = log_study(place, studies, charts(drawn), long, pictures, place / "report.html", project=options.wandb)
+        printed.append(f"W&B      {where}")
+    return [*printed, f"runs     {place}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line, and exits with 2 for bad input."""
+    try:
+        printed = write_report(parser().parse_args(arguments))
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print("\n".join(printed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The figures of a study: lines with intervals, a panel a data set, a line a method, readable in grey print too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from elite_pl.files import atomic_write
+from elite_pl.plots import STYLE, series
+
+PANELS_A_ROW = 3
+BANDS_A_PANEL = 6  # with more of them nothing can be seen
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve.
+
+    Attributes:
+        name: What the legend calls it; lines of one name look alike in all panels.
+        x: Where it is known, ascending, (n,).
+        y: Its values, (n,).
+        low: Lower ends of their intervals, (n,), NaN where there is none.
+        high: Upper ends, (n,).
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes with a title."""
+
+    title: str
+    lines: Sequence[Line]
+
+
+def lines_plot(
+    paths: Sequence[str | os.PathLike[str]],
+    panels: Sequence[Panel],
+    order: Mapping[str, int],
+    x_label: str,
+    y_label: str,
+    *,
+    chance: bool = False,
+    bands: bool = False,
+) -> None:
+    """Draws panels of lines under one legend, with an interval at each point, or as a band along the curve.
+
+    Args:
+        paths: The pictures to write, one for each format (.png, .svg).
+        panels: The panels.
+        order: A number for each name of a line, which stands for its look: the same in all figures of a report.
+        x_label: What x is. It gets a logarithmic axis if it spans a factor of 20 and more.
+        y_label: What y is, with its unit. It gets one if it spans a factor of 100 and more, unless `chance`.
+        chance: Whether y is a ROC AUC in percent: it ends at 100, and where 50 is in sight a line says what it is.
+        bands: Bands instead of error bars, without marks: for many points.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    names = sorted({line.name for panel in panels for line in panel.lines}, key=order.__getitem__)
+    xs = sorted({x for panel in panels for line in panel.lines for x in line.x})
+    ys = [y for panel in panels for line in panel.lines for y in line.y]
+    log_x = xs[0] > 0 and xs[-1] / xs[0] >= 20 and not bands
+    log_y = not chance and min(ys) > 0 and max(ys) / min(ys) >= 100
+    columns = min(PANELS_A_ROW, len(panels))
+    rows = -(-len(panels) // columns)
+    width = 1.0 + 2.9 * columns if columns > 1 else 4.6
+    legend_columns = max(1, min(len(names), int(width / (0.55 + 0.075 * max(map(len, names))))))
+    height = (2.7 if len(names) <= 8 else 3.4) * rows + 0.19 * -(-len(names) // legend_columns) + 0.3
+    style = STYLE | {"svg.hashsalt": "elite_pl"}  # the same figure gives the same file
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        handles = {}
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            for line in sorted(panel.lines, key=lambda line: order[line.name], reverse=True):
+                colour, marker, face, dashes = series(order[line.name])
+                first = order[line.name] == 0
+                shown: dict[str, Any] = {
+                    "color": colour,
+                    "linestyle": dashes,
+                    "linewidth": 1.9 if first else 1.2,
+                    "zorder": 3 if first else 2,
+                }
+                x, y = np.asarray(line.x, dtype=float), np.asarray(line.y)
+                low, high = np.asarray(line.low), np.asarray(line.high)
+                if bands:
+                    if len(panel.lines) <= BANDS_A_PANEL:
+                        axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+                    shown |= {"marker": marker, "markevery": (order[line.name] % 5, 5), "markersize": 4}
+                else:
+                    x = _beside(x, xs, names.index(line.name), len(names), log_x)
+                    error = np.nan_to_num(np.array([y - low, high - y]).clip(min=0))
+                    axes.errorbar(x, y, error, fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.8, alpha=0.6)
+                    shown |= {"marker": marker, "markersize": 5.5 if first else 4.5}
+                (handles[line.name],) = axes.plot(x, y, markerfacecolor=face, label=line.name, **shown)
+            if log_x:
+                axes.set_xscale("log")
+            if log_y:
+                axes.set_yscale("log")
+            if not bands:  # where it was measured, and only there
+                axes.set_xticks(xs if len(xs) <= 7 else xs[:: -(-len(xs) // 7)])
+                axes.xaxis.set_minor_locator(NullLocator())
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            if chance:
+                lowest = min(y for line in panel.lines for y in line.y)
+                axes.set(ylim=(5 * ((lowest - 4) // 5), 101.0))  # an interval may reach farther down
+                if axes.get_ylim()[0] < 50:
+                    axes.axhline(50, color="0.5", linestyle=(0, (1, 2)), linewidth=1, zorder=0)
+                    where = axes.get_yaxis_transform()
+                    axes.text(0.01, 50.4, "chance", color="0.4", fontsize=7, transform=where)
+            axes.grid(axis="y", color="0.92", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.set(title=panel.title, xlabel=x_label)
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for axes in grid[:, 0]:
+            axes.set_ylabel(y_label)
+        figure.legend(
+            [handles[name] for name in names],
+            names,
+            loc="outside lower center",
+            ncols=legend_columns,
+            columnspacing=1.4,
+            handlelength=3.2,  # long enough to tell dashes from dots
+        )
+        for path in paths:
+            with atomic_write(path) as temporary:
+                figure.savefig(temporary, metadata={"Date": None} if str(path).endswith(".svg") else None)
+
+
+def _beside(x: np.ndarray, xs: Sequence[float], i: int, count: int, log: bool) -> np.ndarray:
+    """Moves the points of the i-th of `count` lines a little, so that error bars do not hide each other."""
+    places = np.log(xs) if log else np.asarray(xs, dtype=float)
+    gap = np.diff(places).min() if len(places) > 1 else 1.0
+    shift = (i - (count - 1) / 2) * min(0.03, 0.3 / count) * gap
+    return np.exp(np.log(x) + shift) if log else x + shift

@@ -1,0 +1,257 @@
+"""The command `python -m elite_pl.search`: the settings at which a method is best, by the labeled samples alone.
+
+Each trial is trained once for each fold of the labeled samples, without that fold; the test part is never looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import math
+import shlex
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from elite_pl import config, tracking
+from elite_pl.errors import InputError, TrainingError
+from elite_pl.files import atomic_write
+from elite_pl.sweep import one_line
+from elite_pl.train import say, silence_advice
+
+if TYPE_CHECKING:
+    import optuna
+
+log = logging.getLogger("elite_pl")
+SHOWN = 5  # trials in the table
+FEW = 100  # combinations
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    found = argparse.ArgumentParser(
+        prog="python -m elite_pl.search",
+        description="Search for settings by cross-validation over the labeled samples, never by the test part.",
+        epilog="A key with several values is searched: KEY=A,B,C or 'KEY=interval(LOW,HIGH)', "
+        "'KEY=tag(log,interval(1e-4,1e-2))' on a logarithmic scale, 'KEY=int(interval(1,9))'. "
+        "All others are those of elite_pl.train.",
+    )
+    found.add_argument("typed", nargs="+", metavar="KEY=VALUE")
+    found.add_argument("--trials", type=int, default=20, help="how many settings are tried (default: %(default)s)")
+    found.add_argument("--folds", type=int, default=5, help="parts of the labeled samples (default: %(default)s)")
+    found.add_argument("--config-dir", type=Path, help="a folder with configs of your own")
+    return found
+
+
+def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
+    """What is fixed, and what is searched, each as it was typed.
+
+    Raises:
+        InputError: If nothing is searched, or a key of the study itself is.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(typed))
+    searched = [override for override in overrides if override.is_sweep_override()]
+    if not searched:
+        raise InputError("nothing to search: give a key several values, as in method.optimizer.lr=1e-4,1e-3")
+    for override in searched:
+        if override.key_or_group in ("study", "output_dir", "seed", "normal_class", "dataset", "pollution"):
+            raise InputError(f"{override.key_or_group}: is what a setting is searched for; give it one value")
+    fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+    return fixed, searched
+
+
+def suggested(trial: optuna.Trial, override: Override) -> str:
+    """The value that a trial takes, as it is typed."""
+    key, sweep = override.key_or_group, override.value()
+    if not isinstance(sweep, IntervalSweep):
+        return str(trial.suggest_categorical(key, list(override.sweep_string_iterator())))
+    assert sweep.start is not None and sweep.end is not None
+    logarithmic = "log" in sweep.tags
+    if isinstance(sweep.start, int) and isinstance(sweep.end, int):
+        return str(trial.suggest_int(key, sweep.start, sweep.end, log=logarithmic))
+    return repr(trial.suggest_float(key, sweep.start, sweep.end, log=logarithmic))
+
+
+def composed(typed: Sequence[str], place: Path | None) -> config.Config:
+    """The configuration of a command line, checked."""
+    path = [f"hydra.searchpath=[file://{place.absolute()}]"] if place else []
+    with initialize_config_module("elite_pl.conf", version_base="1.3"):
+        found: Any = compose("train", [*path, *typed])
+    config.check(found)
+    return found
+
+
+def cross_validated(cfg: config.Config, folds: int) -> float:
+    """ROC AUC over all labeled samples, each scored by a detector that was trained without its label.
+
+    Scores of different networks do not compare, so each counts by the share of unlabeled samples below it.
+
+    Args:
+        cfg: A checked configuration.
+        folds: How many detectors are trained.
+
+    Returns:
+        In 0..1.
+
+    Raises:
+        InputError: If there are fewer labeled samples of a kind than folds.
+        TrainingError: If a training goes wrong.
+    """
+    import torch
+
+    from elite_pl import metrics, run
+    from elite_pl.callbacks import History
+
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    shares, truth = [], []
+    for fold in range(folds):
+        data = run.make_data(cfg, held_out=(fold, folds))
+        with tempfile.TemporaryDirectory() as directory:
+            history = History(Path(directory) / "history.csv")
+            trainer = run.make_trainer(cfg, Path(directory), history)
+            if trainer.world_size > 1:
+                raise InputError(f"trainer.devices={cfg.trainer.devices}: a search takes one process; use 1")
+            detector = run.make_detector(cfg, data.sample_shape, run.pretrained_file(cfg, data))
+            detector.check(data)
+            run.fit(detector, data, trainer, history, Path(directory) / "last.ckpt")
+        detector.to("cpu")
+        data.place(torch.device("cpu"))
+        unlabeled = detector.score_samples(data.unlabeled).sort().values
+        held_out = detector.score_samples(data.test)
+        below, up_to = (torch.searchsorted(unlabeled, held_out, side=side) for side in ("left", "right"))
+        shares.append((below + up_to) / (2 * len(unlabeled)))
+        truth.append(data.anomalous("test"))
+    return metrics.roc_auc(torch.cat(shares), torch.cat(truth))
+
+
+def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = None) -> list[str]:
+    """Tries settings until `trials` of them are known, those of an earlier command on the same study included.
+
+    Args:
+        typed: The command line of a run, with several values for what is searched.
+        trials: How many settings.
+        folds: Parts of the labeled samples.
+        place: A folder with configs of the user's own.
+
+    Returns:
+        The lines to print: the best settings, and the command that trains with the best.
+
+    Raises:
+        InputError: If what is typed makes no sense, or Optuna is not installed.
+    """
+    if trials < 1 or folds < 2:
+        raise InputError(f"--trials={trials} --folds={folds}: at least one setting and two folds")
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise InputError("elite_pl.search needs Optuna: pip install 'elite_pl[search]'") from None
+    fixed, searched = read_overrides(typed)
+    first = composed([*fixed, *(f"{o.key_or_group}={_any_value(o)}" for o in searched)], place)
+    folder = Path(first.output_dir) / first.study
+    tracking.check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what failed is told by us, on one line
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    backend = JournalFileBackend(str(folder / "search.journal"))
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(backend),
+        study_name=tracking.digest([*sorted(typed), folds]),
+        direction="maximize",
+        sampler=_sampler(searched, first.seed),
+        load_if_exists=True,
+    )
+
+    def objective(trial: optuna.Trial) -> float:
+        values = [f"{override.key_or_group}={suggested(trial, override)}" for override in searched]
+        for earlier in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]):
+            if earlier.params == trial.params:
+                return float(earlier.values[0])
+        return cross_validated(composed([*fixed, *values], place), folds)
+
+    def tell(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        what = "failed" if trial.value is None else f"ROC AUC {trial.value:.4f} on labels held out"
+        log.info("%d of %d  %s: %s", trial.number + 1, trials, _words(trial.params), what)
+        _write(folder / "search.csv", study)
+
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+    if len(study.get_trials(deepcopy=False, states=ended)) < trials:
+        stop = optuna.study.MaxTrialsCallback(trials, states=ended)
+        study.optimize(objective, callbacks=[tell, stop], catch=(TrainingError,))
+    known = [trial for trial in study.trials if trial.value is not None]
+    if not known:
+        raise InputError("every trial failed: nothing can be said")
+    best = {str(trial.params): trial for trial in sorted(known, key=lambda trial: (trial.value, -trial.number))}
+    ranked = sorted(best.values(), key=lambda trial: (-(trial.value or 0), trial.number))
+    lines = [f"{100 * (trial.value or 0):5.1f}  {_words(trial.params)}" for trial in ranked[:SHOWN]]
+    winner = [f"{key}={value}" for key, value in ranked[0].params.items()]
+    head = "ROC AUC (%) of labeled samples, each scored without its label:"
+    return [head, *lines, "", shlex.join(["python", "-m", "elite_pl.train", *fixed, *winner])]
+
+
+def _any_value(override: Override) -> str:
+    """A value of what is searched, to see whether the key and its type are right."""
+    sweep = override.value()
+    return repr(sweep.start) if isinstance(sweep, IntervalSweep) else next(iter(override.sweep_string_iterator()))
+
+
+def _sampler(searched: Sequence[Override], seed: int) -> optuna.samplers.BaseSampler:
+    """Each combination once, where they are few; else Optuna's default."""
+    import optuna
+
+    if not any(isinstance(override.value(), IntervalSweep) for override in searched):
+        grid = {override.key_or_group: list(override.sweep_string_iterator()) for override in searched}
+        if math.prod(map(len, grid.values())) <= FEW:
+            return optuna.samplers.GridSampler(grid, seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _words(values: dict[str, Any]) -> str:
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
+    )
+
+
+def _write(path: Path, study: optuna.Study) -> None:
+    """Writes a row a trial: number, state, ROC AUC in 0..1, the values."""
+    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["trial", "state", "auroc", *keys])
+        for trial in study.trials:
+            value = "" if trial.value is None else trial.value
+            writer.writerow(
+                [trial.number, trial.state.name.lower(), value, *(trial.params.get(key, "") for key in keys)]
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line, and exits with 0 for success, 2 for bad input."""
+    options = parser().parse_intermixed_args(arguments)
+    log.setLevel(logging.INFO)
+    log.handlers, log.propagate = [logging.StreamHandler()], False
+    for name in ("run", "progress"):  # one line a trial
+        logging.getLogger(f"elite_pl.{name}").setLevel(logging.WARNING)
+    config.register()
+    silence_advice()
+    try:
+        lines = search(options.typed, options.trials, options.folds, options.config_dir)
+    except (HydraException, OmegaConfBaseException, InputError, OSError) as error:
+        say(one_line(error))
+        sys.exit(2)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

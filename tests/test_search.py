@@ -1,0 +1,114 @@
+"""The search over settings: what it finds, what it must not see, and how it goes on."""
+
+import csv
+import logging
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elite_pl import search, splits
+
+QUICK = ["method=labels_only", "method.pretrain_epochs=0", "label_ratio=0.2", "normal_class=3", "logger=none"]
+RATES = "method.optimizer.lr=1e-9,1e-2"
+
+
+@pytest.fixture
+def searched(monkeypatch, capfd, tmp_path):
+    """Runs `python -m elite_pl.search ARGUMENTS` in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("elite_pl")
+    monkeypatch.setattr(log, "handlers", log.handlers)
+    monkeypatch.setattr(log, "propagate", log.propagate)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = 0
+        try:
+            search.main(arguments)
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def trials(study: str = "runs") -> list[dict[str, str]]:
+    with open(Path("outputs", study, "search.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_finds_the_better_setting_and_goes_on(searched):
+    code, out, err = searched(*QUICK, RATES, "epochs=10", "--folds", "3", "--trials", "1")
+    assert (code, len(trials())) == (0, 1), err
+    code, out, err = searched(*QUICK, RATES, "epochs=10", "--folds", "3", "--trials", "2")
+    assert code == 0 and err.count("held out") == 1  # the first is known
+    value = {row["method.optimizer.lr"]: float(row["auroc"]) for row in trials()}
+    assert value["0.01"] > 0.9 > 0.75 > value["1e-09"]
+    best = shlex.split(out.splitlines()[-1])
+    assert best[:3] == ["python", "-m", "elite_pl.train"] and best[-1] == "method.optimizer.lr=0.01"
+    assert subprocess.run([sys.executable, *best[1:], "--cfg", "job"], capture_output=True).returncode == 0
+
+
+def test_it_never_sees_the_test_part(searched, images, tmp_path):
+    path = images()
+    with np.load(path) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    rng = np.random.default_rng(0)
+    found = []
+    for study, x_test, y_test in (("a", x[::3], y[::3]), ("b", 255 - x[::3], rng.permutation(y[::3]))):
+        np.savez(path, x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+        typed = ["dataset=npz", f"dataset.path={path}", "label_ratio=0.1", "n_train=60", "batch_size=32", "logger=none"]
+        code, _, err = searched(*typed, f"study={study}", RATES, "epochs=2", "--folds", "2", "--trials", "2")
+        assert code == 0, err
+        found.append(trials(study))
+    assert found[0] == found[1]
+
+
+def test_a_trial_that_fails_is_told(searched):
+    code, out, err = searched(*QUICK, "method.optimizer.lr=1e30,1e-3", "epochs=2", "--folds", "2", "--trials", "2")
+    assert code == 0 and "lr=1e+30: failed" in err
+    assert {row["method.optimizer.lr"]: row["state"] for row in trials()} == {"1e+30": "fail", "0.001": "complete"}
+    assert out.splitlines()[-1].endswith("lr=0.001")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["epochs=2"], "nothing to search"),
+        (["pollution=0.1,0.5"], "pollution: is what a setting is searched for"),
+        (["method.optimizer.rate=1,2"], "method.optimizer.rate"),
+        (["epochs=1,2", "--folds", "1"], "two folds"),
+        (["epochs=1,2", "--trials", "0"], "at least one setting"),
+        (["epochs=1,2", "label_ratio=0.02"], "label_ratio: 1 labeled samples of a kind make no 5 folds"),
+        (["epochs=1,2", "trainer=ddp", "trainer.devices=2"], "trainer.devices=2: a search takes one process"),
+    ],
+)
+def test_bad_input(searched, typed, said):
+    code, out, err = searched(*typed)
+    assert code == 2 and said in err and err.startswith("error: ") and len(err.splitlines()) == 1 and not out
+
+
+def test_without_optuna(searched, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert searched("epochs=1,2") == (2, "", "error: elite_pl.search needs Optuna: pip install 'elite_pl[search]'\n")
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_every_labeled_sample_is_held_out_once(parts):
+    y = np.repeat(np.arange(4), 50)
+    split = splits.polluted_one_vs_rest(
+        y, y, dataset="x", normal_class=1, pollution=0.4, label_ratio=0.2, n_train=80, seed=0
+    )
+    held = []
+    for part in range(parts):
+        rest, out = splits.hold_out(split, part, parts)
+        assert set(rest.labeled) == set(split.labeled) - set(out) and (rest.unlabeled == split.unlabeled).all()
+        assert (np.where(y[rest.labeled] == 1, 1, -1) == rest.labeled_y).all()
+        assert abs(int((y[out] == 1).sum()) - int((y[out] != 1).sum())) == 0
+        assert (rest.test == np.arange(len(out))).all()
+        held += out.tolist()
+    assert sorted(held) == sorted(split.labeled)
