@@ -394,6 +394,6 @@ def comparison_plot(
         axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(min(45.0, axes.get_ylim()[0]), 102))
         axes.set_xticks(range(len(groups)), groups)
         axes.set(xlabel=group_label, ylabel="ROC AUC (%), mean ± std")
-        axes.figure.legend(
-            loc="outside upper center", ncols=max(1, int(width / 1.2)), columnspacing=1.2, handletextpad=0.4
-        )
+        legend_rows = -(-len(labelled) // max(1, int(width / 1.2)))
+        legend_columns = -(-len(labelled) // legend_rows)
+        axes.figure.legend(loc="outside upper center", ncols=legend_columns, columnspacing=1.2, handletextpad=0.4)

@@ -286,10 +286,10 @@ def test_curves_over_the_epochs(capfd, study):
     shown(capfd, place)
     assert not list((place / "report").glob("epochs_*"))
     for run in place.glob("*/metrics.json"):
-        rows = ["epoch,step,train/labeled_loss,test/auroc", "1,4,1.5,", "2,8,0.5,", "3,12,0.25,0.9"]
+        rows = ["epoch,step,labeled/loss,test/auroc", "1,4,1.5,", "2,8,0.5,", "3,12,0.25,0.9"]
         (run.parent / "history.csv").write_text("\n".join(rows))
     (run,) = studies.read_study(place)
-    (panel,) = grid.epoch_panels([run], ["dataset", "method"], "train/labeled_loss")
+    (panel,) = grid.epoch_panels([run], ["dataset", "method"], "labeled/loss")
     assert (list(panel.lines[0].x), list(panel.lines[0].y)) == ([1, 2, 3], [1.5, 0.5, 0.25])
     shown(capfd, place)
     assert sorted(path.name for path in (place / "report").glob("epochs_*")) == [  # one epoch makes no curve

@@ -76,8 +76,9 @@ def lines_plot(
     columns = min(PANELS_A_ROW, len(panels))
     rows = -(-len(panels) // columns)
     width = 1.0 + 2.9 * columns if columns > 1 else 4.6
-    legend_columns = max(1, min(len(names), int(width / (0.55 + 0.075 * max(map(len, names))))))
-    height = (2.7 if len(names) <= 8 else 3.4) * rows + 0.19 * -(-len(names) // legend_columns) + 0.3
+    legend_rows = -(-len(names) // max(1, int(width / (0.55 + 0.075 * max(map(len, names))))))
+    legend_columns = -(-len(names) // legend_rows)
+    height = (2.7 if len(names) <= 8 else 3.4) * rows + 0.19 * legend_rows + 0.3
     style = STYLE | {"svg.hashsalt": "elite_pl"}  # the same figure gives the same file
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), dpi=200, layout="constrained")

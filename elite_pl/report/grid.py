@@ -12,7 +12,7 @@ from elite_pl.report.statistics import confidence_interval, mean_std
 from elite_pl.report.studies import HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, grouped, values_of
 
 AXES = ("pollution", "label_ratio", "method.meta_scale")  # of Figures 3 to 6
-MEASURES = {"test/auroc": 100.0, "train/labeled_loss": 1.0}  # of Figure 7 (a, b), with the factor they are drawn by
+MEASURES = {"test/auroc": 100.0, "labeled/loss": 1.0}  # of Figure 7 (a, b), with the factor they are drawn by
 # What else a split may change, and the axis that is meant to.
 _QUANTITIES = {HIDDEN_SHARE: "pollution", "data/unlabeled": "", "data/labeled": "label_ratio"}
 
