@@ -48,7 +48,8 @@ def launch(config: Config, directory: Path, hash: str) -> dict[str, Any] | None:
         raise InputError(
             f"trainer.devices={config.trainer.devices}: several processes need trainer=ddp, and no strategy"
         )
-    if trainer.world_size == 1 or environment is None or environment.creates_processes_externally:
+    # Even a single process is started with Ddp: Lightning leaves its rank and its group where it has run.
+    if not isinstance(trainer.strategy, Ddp) or environment is None or environment.creates_processes_externally:
         trained = True
         return run(config, directory, hash)
     clean = sys.platform == "linux" and not ((trained and torch.get_num_threads() > 1) or torch.cuda.is_initialized())

@@ -3,6 +3,8 @@
 A method (`elite_pl/methods/`) adds its fit. What it has learned is in its score, which needs torch alone.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,10 @@ class ShallowDetector(BaseDetector):
     Args:
         name: The method's name in logs and tables.
         score: Ω, still to be fitted.
+        optimizer: Not used: an experiment that gives all its methods one learning rate can be run with this one, too.
     """
 
-    def __init__(self, *, name: str, score: Fitted) -> None:
+    def __init__(self, *, name: str, score: Fitted, optimizer: Any = None) -> None:
         super().__init__()
         self.name, self.score = name, score
         self.found: dict[str, float] = {}

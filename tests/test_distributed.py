@@ -216,6 +216,14 @@ def test_a_process_that_dies_ends_its_job_alone_and_the_same_command_goes_on(com
     assert results(resumed.directory) == results(whole.directory)
 
 
+def test_the_next_job_of_a_sweep_starts_clean_whatever_its_number_of_processes(command):
+    outcome = command("-m", "trainer.devices=1,2", "trainer=ddp", *NO_BATCH_NORM, *SGD, *STEPS)
+    assert outcome.code == 0, outcome.err
+    assert not multiprocessing.active_children() and "LOCAL_RANK" not in os.environ
+    one, two = (metrics(path.parent)["test/auroc"] for path in Path("outputs").rglob("metrics.json"))
+    assert one == pytest.approx(two, abs=1e-4)
+
+
 def test_an_error_of_one_process_is_shown_once(command, monkeypatch):
     fail_in_the_third_epoch(monkeypatch, lambda: 1 / 0)
     outcome = command(*DDP)

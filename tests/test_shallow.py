@@ -193,6 +193,11 @@ def test_pollution_costs_much_without_labels_and_less_with_them(command):
     assert polluted["ssad"] > polluted["ocsvm"] + 0.1
 
 
+def test_an_experiment_with_a_learning_rate_for_all_runs_with_them_too(command):
+    outcome = command("experiment=demo", "method=ocsvm", "normal_class=0", "seed=0")
+    assert outcome.code == 0, outcome.err
+
+
 def test_ssad_says_what_it_chose(command):
     outcome = command("method=ssad", "method.gamma=[2]", "method.kappa=[4]", "threads=1")
     found = metrics_of(outcome.directory)
