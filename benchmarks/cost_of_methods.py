@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from elite_pl import tracking
+from elite_pl import records
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "cost_of_methods.md"
@@ -54,7 +54,7 @@ def main() -> None:
         seconds, training, memory = measure(method, options.typed)
         lines.append(f"| {method} | {seconds:.0f} s | {training:.1f} s | {memory:.0f} MiB |")
         print(lines[-1], flush=True)
-    where = tracking.environment()
+    where = records.environment()
     text = f"""# What a run of each method costs
 
 `ELITE_PL_DATA=… python benchmarks/cost_of_methods.py --write`: MNIST, 5,000 training samples, 20 of them labeled, the

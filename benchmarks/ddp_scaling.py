@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_module
 
-from elite_pl import config, tracking
+from elite_pl import config, records
 from elite_pl.launch import launch
 from elite_pl.train import silence_advice
 
@@ -61,7 +61,7 @@ def main() -> None:
             f"{statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |",
             flush=True,
         )
-    where = tracking.environment()
+    where = records.environment()
     print(f"\n{where['device']}, {where['platform']}, torch {where['version/torch']}, commit {where['commit']}.")
 
 

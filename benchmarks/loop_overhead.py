@@ -22,7 +22,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_module
 
-from elite_pl import alice, config, seeding, sources, tracking
+from elite_pl import alice, config, records, seeding, sources
 from elite_pl.callbacks import History
 from elite_pl.datamodule import PollutedData
 from elite_pl.losses import hinge
@@ -168,7 +168,7 @@ def main() -> None:
             f"{medians[0]:.3f} to {medians[-1]:.3f} |"
         )
         print(lines[-1], flush=True)
-    where = tracking.environment()
+    where = records.environment()
     text = f"""# The Lightning loop against a bare PyTorch loop
 
 `make bench`, or `python benchmarks/loop_overhead.py --repetitions {options.repetitions} --write`.

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import multiprocessing
 
-from elite_pl import tracking
+from elite_pl import records
 from elite_pl.config import Config
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.run import make_trainer, run
@@ -74,7 +74,7 @@ def launch(config: Config, directory: Path, hash: str) -> dict[str, Any] | None:
                 process.join()
     if environment.node_rank() > 0:
         return None
-    found = tracking.finished(directory, hash)
+    found = records.finished(directory, hash)
     if found is None:  # Lightning ends a process that was sent SIGTERM with code 0
         raise TrainingError("the processes were interrupted; the same command goes on from the last epoch")
     return found

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from elite_pl import distributed, metrics, plots, seeding, sources, splits, tracking
+from elite_pl import distributed, metrics, plots, records, seeding, sources, splits, tracking
 from elite_pl.callbacks import CollapseWarning, History, LabeledLoss, SameRun, TimeLeft
 from elite_pl.config import Config, instantiate, plain
 from elite_pl.datamodule import PollutedData
@@ -96,7 +96,7 @@ def fitted(
         fit(detector, data, trainer, history, directory / "last.ckpt")
         facts["train/seconds"] = history.seconds
         results = write_results(config, detector, data, directory, logger, facts)
-        tracking.write_metrics(directory, hash, results)
+        records.write_metrics(directory, hash, results)
         exit_code = 0
     except InputError:
         if fresh:
@@ -253,7 +253,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    return Path(config.output_dir) / "pretrained" / f"{tracking.digest(identity)}.pt"
+    return Path(config.output_dir) / "pretrained" / f"{records.digest(identity)}.pt"
 
 
 def describe(config: Config, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def describe(config: Config, data: PollutedData, detector: BaseDetector, device:
         "data/hidden_anomalies": "unknown" if known else int(hidden.sum()),
         **({} if known else {"data/pollution_unlabeled": float(hidden.double().mean())}),
         "data/fingerprint": data.arrays.fingerprint,
-        **tracking.environment(device),
+        **records.environment(device),
     }
 
 
@@ -343,8 +343,8 @@ def write_results(
     if hidden is not None and 0 < hidden.sum() < len(hidden):
         results["audit/auroc"] = metrics.roc_auc(suspicion, hidden)
 
-    tracking.write_scores(directory / "scores.csv", data.split.test, test, is_anomaly)
-    tracking.write_audit(
+    records.write_scores(directory / "scores.csv", data.split.test, test, is_anomaly)
+    records.write_audit(
         directory / "audit.csv",
         data.split.unlabeled,
         suspicion,
@@ -355,7 +355,7 @@ def write_results(
         truth = None if hidden is None else hidden.numpy()
         plots.suspicion_plot(directory / "suspicion.png", suspicion.numpy(), truth)
     if (recording := detector.recording()) is not None:
-        tracking.write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
+        records.write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
     pictures = plots.recorded_plots(directory)
     save_detector(directory / "detector.pt", config, detector, data, threshold)
     if (wandb_run := tracking.wandb_run(logger)) is not None:

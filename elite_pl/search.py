@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from elite_pl import config, tracking
+from elite_pl import config, records
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.files import atomic_write
 from elite_pl.sweep import one_line
@@ -160,14 +160,14 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     fixed, searched = read_overrides(typed)
     first = composed([*fixed, *(f"{o.key_or_group}={_any_value(o)}" for o in searched)], place)
     folder = Path(first.output_dir) / first.study
-    tracking.check_writable(folder)
+    records.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what failed is told by us, on one line
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     backend = JournalFileBackend(str(folder / "search.journal"))
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
-        study_name=tracking.digest([*sorted(typed), folds]),
+        study_name=records.digest([*sorted(typed), folds]),
         direction="maximize",
         sampler=_sampler(searched, first.seed),
         load_if_exists=True,

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import copy
 import errno
-import glob
 import itertools
-import json
 import logging
-import os
-import shutil
 import statistics
 import threading
 import time
@@ -18,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -32,11 +28,10 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from elite_pl import config, tracking
+from elite_pl import config, records, reuse
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard, prune, remove_temporaries
 from elite_pl.progress import Estimate, duration
-from elite_pl.report.studies import read_cells
 
 log = logging.getLogger("elite_pl")
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -111,93 +106,21 @@ def claim(directory: Path) -> Iterator[bool]:
 # --------------------------------------------------------------------------------------------- what is finished already
 
 
-class Finished(NamedTuple):
-    """A finished run: what its `metrics.json` holds, and the run directory or file of cells that it was found in."""
-
-    metrics: dict[str, Any]
-    place: Path
-
-
-def finished_elsewhere(places: Sequence[str]) -> dict[str, Finished]:
-    """The finished runs in studies and files of cells, by their hashes; of two with one hash the first.
-
-    Args:
-        places: Directories, in which run directories are looked for at any depth, files that `elite_pl.report --cells`
-            wrote, or patterns of such (`benchmarks/results/*/cells.jsonl`).
-
-    Raises:
-        InputError: If there is no such place, or a file does not hold cells.
-    """
-    found: dict[str, Finished] = {}
-    for pattern in places:
-        paths = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
-        if not paths:
-            raise InputError(f"reuse={pattern}: no such file; name a study, OUTPUT_DIR/STUDY, or a file of cells")
-        for path in paths:
-            for run in _runs_below(path) if path.is_dir() else _cells_in(path):
-                if isinstance(hash := run.metrics.get("config_hash"), str):
-                    found.setdefault(hash, run)
-    return found
-
-
-def _runs_below(directory: Path) -> Iterator[Finished]:
-    for path in sorted(directory.rglob("metrics.json")):
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not finished, as in `tracking.finished`
-            continue
-        if isinstance(metrics, dict):
-            yield Finished(metrics, path.parent)
-
-
-def _cells_in(path: Path) -> Iterator[Finished]:
-    try:
-        for run in read_cells(path):
-            yield Finished(run.metrics, path)
-    except InputError as error:
-        raise InputError(f"reuse={error}") from None
-
-
-def adopt(run: Finished, directory: Path, hash: str, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes a finished run a part of a study: its files are copied as far as there are any, and nothing is made up.
-
-    Args:
-        run: The run, which has the same hash.
-        directory: The run directory to fill.
-        hash: The hash.
-        plain: The resolved config, which differs from that of the run in bookkeeping at most.
-
-    Returns:
-        What `metrics.json` then holds: that of the run, its commit too, and `reused_from`.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if run.place.is_dir():
-        for path in run.place.iterdir():
-            own = path.name in ("metrics.json", "config.yaml", "failed.json", "last.ckpt") or path.name.startswith(".")
-            if path.is_file() and not own:
-                with atomic_write(directory / path.name) as temporary:
-                    shutil.copyfile(path, temporary)
-    with atomic_write(directory / "config.yaml") as temporary:
-        OmegaConf.save(plain, temporary)
-    metrics = {"reused_from": run.place.as_posix(), **run.metrics}  # what was reused there keeps its origin
-    tracking.write_metrics(directory, hash, metrics)
-    tracking.forget_failure(directory)
-    return metrics
-
-
-def known(plain: Mapping[str, Any], directory: Path, hash: str, elsewhere: Mapping[str, Finished]) -> Outcome | None:
+def known(
+    plain: Mapping[str, Any], directory: Path, hash: str, elsewhere: Mapping[str, reuse.Finished]
+) -> Outcome | None:
     """The outcome of a cell that need not be run: it is finished here, or elsewhere and then adopted."""
-    if (metrics := tracking.finished(directory, hash)) is not None:
+    if (metrics := records.finished(directory, hash)) is not None:
         return Outcome("before", str(directory), metrics)
     if hash not in elsewhere:
         return None
-    tracking.check_writable(directory)
+    records.check_writable(directory)
     with claim(directory) as ours:
         if not ours:
             return None
-        if (metrics := tracking.finished(directory, hash)) is not None:
+        if (metrics := records.finished(directory, hash)) is not None:
             return Outcome("before", str(directory), metrics)
-        return Outcome("reused", str(directory), adopt(elsewhere[hash], directory, hash, plain))
+        return Outcome("reused", str(directory), reuse.adopt(elsewhere[hash], directory, hash, plain))
 
 
 # ------------------------------------------------------------------------------------------------------------ the sweep
@@ -258,7 +181,7 @@ class Sweep(Sweeper):
             arguments: The overrides that were typed.
         """
         global current
-        elsewhere = finished_elsewhere(self.master.reuse)
+        elsewhere = reuse.finished_elsewhere(self.master.reuse)
         swept = [f"{key}={value}" for key, value in self.params.items()]
         combinations = self.combinations([*swept, *arguments])
         values: dict[str, set[str]] = {}
@@ -298,13 +221,13 @@ class Sweep(Sweeper):
         (found,) = BasicSweeper.split_arguments(self.parser.parse_overrides(arguments), None)
         return [list(overrides) for overrides in found]
 
-    def cell(self, overrides: list[str], names: set[str], elsewhere: Mapping[str, Finished]) -> Cell:
+    def cell(self, overrides: list[str], names: set[str], elsewhere: Mapping[str, reuse.Finished]) -> Cell:
         """A cell, with its outcome if it is known without running it.
 
         Args:
             overrides: What the sweep sets.
             names: The keys that it sets to several values.
-            elsewhere: See `finished_elsewhere`.
+            elsewhere: See `reuse.finished_elsewhere`.
 
         Raises:
             HydraException: If there is no such key or option.
@@ -317,8 +240,8 @@ class Sweep(Sweeper):
         except (InputError, OmegaConfBaseException) as error:
             cell.outcome = Outcome("refused", error=one_line(error))
             return cell
-        cell.directory, cell.hash = tracking.run_directory(plain), tracking.config_hash(plain)
-        cell.row = tracking.config_hash(plain | {"normal_class": None, "seed": None})
+        cell.directory, cell.hash = records.run_directory(plain), records.config_hash(plain)
+        cell.row = records.config_hash(plain | {"normal_class": None, "seed": None})
         cell.outcome = known(plain, cell.directory, cell.hash, elsewhere)
         return cell
 
@@ -396,7 +319,7 @@ class Sweep(Sweeper):
     def look(self) -> None:
         """Looks which of the cells at hand have been finished."""
         for cell in self.pending:
-            if cell.outcome is None and (metrics := tracking.finished(cell.directory, cell.hash)):
+            if cell.outcome is None and (metrics := records.finished(cell.directory, cell.hash)):
                 self.settle(cell, Outcome("run", str(cell.directory), metrics))
 
     def settle_job(self, number: int, outcome: Outcome) -> None:

@@ -14,7 +14,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from elite_pl import config, sweep, tracking
+from elite_pl import config, records, reuse, sweep
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.sweep import Outcome, codes, one_line
 
@@ -41,17 +41,17 @@ def attempt(cfg: config.Config) -> Outcome:
     try:
         config.check(cfg)
         plain = config.plain(cfg)
-        directory, hash = tracking.run_directory(plain), tracking.config_hash(plain)
-        elsewhere = {} if sweep.in_sweep() else sweep.finished_elsewhere(cfg.reuse)
+        directory, hash = records.run_directory(plain), records.config_hash(plain)
+        elsewhere = {} if sweep.in_sweep() else reuse.finished_elsewhere(cfg.reuse)
         if (outcome := sweep.known(plain, directory, hash, elsewhere)) is not None:
             return outcome
-        tracking.check_writable(directory)
+        records.check_writable(directory)
         if not first_process():
             return run_here(cfg, directory, hash, plain)
         with sweep.claim(directory) as ours:
             if not ours:
                 return Outcome("elsewhere", str(directory), error=f"{directory} {sweep.ELSEWHERE}")
-            if (metrics := tracking.finished(directory, hash)) is not None:  # by another process, just now
+            if (metrics := records.finished(directory, hash)) is not None:  # by another process, just now
                 return Outcome("before", str(directory), metrics)
             return run_here(cfg, directory, hash, plain)
     except (InputError, HydraException, OmegaConfBaseException) as error:
@@ -87,10 +87,10 @@ def run_here(cfg: config.Config, directory: Path, hash: str, plain: dict[str, An
     else:
         if metrics is None:  # another process of the run says it
             return Outcome("run")
-        tracking.forget_failure(directory)
+        records.forget_failure(directory)
         return Outcome("run", str(directory), metrics)
     with contextlib.suppress(OSError):  # a full disk may be what is wrong
-        tracking.write_failure(directory, hash, plain, reason)
+        records.write_failure(directory, hash, plain, reason)
     return Outcome("failed", str(directory), error=reason)
 
 

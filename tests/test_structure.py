@@ -32,7 +32,7 @@ LAYERS = {
     "methods": "methods methods.elite methods.deep_svdd methods.deep_sad methods.labels_only methods.oracle "
     "methods.contaminated methods.loe methods.soel methods.pu_svdd methods.devnet methods.rsrae "
     "methods.isolation_forest methods.ocsvm methods.ssad",
-    "commands": "config tracking callbacks run launch sweep train search report report.studies "
+    "commands": "config records reuse tracking callbacks run launch sweep train search report report.studies "
     "report.tables report.grid report.page report.contents report.__main__",
 }
 LAYER_OF = {module: i for i, modules in enumerate(LAYERS.values()) for module in modules.split()}

@@ -22,7 +22,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
-from elite_pl import config, launch, run, sweep, tracking, train
+from elite_pl import config, launch, records, run, sweep, train
 from elite_pl.report import __main__ as report
 
 PROJECT = Path(__file__).parents[1]
@@ -390,7 +390,7 @@ def test_cells_are_composed_as_hydra_does(typed):
             plain.pop("hydra")
             cell = made.cell(overrides, set(), {})
             assert config.plain(made.compose(overrides)) == plain
-            assert (cell.hash, cell.directory) == (tracking.config_hash(plain), tracking.run_directory(plain))
+            assert (cell.hash, cell.directory) == (records.config_hash(plain), records.run_directory(plain))
 
 
 # ------------------------------------------------------------------------------------------------- engines, experiments

@@ -15,7 +15,7 @@ import yaml
 
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write
-from elite_pl.tracking import BOOKKEEPING
+from elite_pl.records import BOOKKEEPING
 
 if TYPE_CHECKING:
     import pandas
