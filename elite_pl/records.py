@@ -18,16 +18,13 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, write_json
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -251,23 +251,28 @@ def test_one_process_speaks_and_writes(command, offline):
     assert len([row for row in recorded["history"] if "train/loss" in row]) == 4
 
 
-def started_by_others(local_rank, port, arguments):
-    """What torchrun or SLURM start: the command itself, once for each process."""
-    os.environ |= {"LOCAL_RANK": str(local_rank), "MASTER_PORT": str(port)}
-    sys.argv = ["elite_pl.train", "logger=none", *DDP, *arguments[local_rank]]
+def started_by_others(number, variable, port, arguments):
+    """The command itself, as torchrun or SLURM start it for each process, or a person on each machine."""
+    os.environ |= {variable: str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sys.argv = ["elite_pl.train", "logger=none", *DDP, *arguments[number]]
     train_command.codes.clear()  # those of other tests
     train_command.main()
+
+
+def start_two(variable, arguments):
+    """Two commands side by side, numbered by an environment variable: their exit codes."""
+    context = torch.multiprocessing.start_processes(
+        started_by_others, (variable, find_free_network_port(), arguments), 2, join=False, start_method="fork"
+    )
+    for process in context.processes:
+        process.join()
+    return [process.exitcode for process in context.processes]
 
 
 @pytest.mark.parametrize("seeds", [(0, 0), (0, 1)])
 def test_processes_that_others_start_make_one_run_or_none(command, capfd, seeds):
     arguments = [[f"seed={seed}"] for seed in seeds]
-    context = torch.multiprocessing.start_processes(
-        started_by_others, (find_free_network_port(), arguments), 2, join=False, start_method="fork"
-    )
-    for process in context.processes:
-        process.join()
-    streams, codes = capfd.readouterr(), [process.exitcode for process in context.processes]
+    codes, streams = start_two("LOCAL_RANK", arguments), capfd.readouterr()
     if seeds == (0, 0):
         assert codes == [0, 0], streams.err
         directory = Path(streams.out.splitlines()[-1])
@@ -275,6 +280,15 @@ def test_processes_that_others_start_make_one_run_or_none(command, capfd, seeds)
         assert results(command(*DDP, "output_dir=ours").directory) == results(directory)
     else:
         assert codes == [1, 1] and "not of one run" in streams.err and not any(Path("outputs").rglob("metrics.json"))
+
+
+def test_two_machines_make_one_run(command, capfd):
+    machine = ["trainer.num_nodes=2", "trainer.devices=1"]
+    codes, streams = start_two("NODE_RANK", [machine, machine]), capfd.readouterr()
+    assert codes == [0, 0], streams.err
+    directory = Path(streams.out.splitlines()[-1])
+    assert streams.out.count("\n") == 2 and metrics(directory)["processes"] == 2
+    assert results(command(*DDP, "output_dir=ours").directory)[1:] == results(directory)[1:]
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path):
