@@ -289,11 +289,11 @@ class Detector(BaseDetector, pl.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        distributed.average_(p.grad for p in parameters if p.grad is not None)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        distributed.average_([*gradients, *running_statistics(self.score)])  # one message for both
         if self.clipping is not None:
             self.clip_gradients(optimizer, *self.clipping)
         optimizer.step()
-        distributed.average_(running_statistics(self.score))
 
     @property
     def learning_rate(self) -> float:

@@ -39,14 +39,14 @@ def gather(own: Tensor, n: int) -> Tensor:
     """Joins the values of all shards.
 
     Args:
-        own: A value for each sample of this process's shard, shape (n_r,).
+        own: Values for each sample of this process's shard, shape (..., n_r); several at once cost one message.
         n: The size of the whole batch.
 
     Returns:
-        The values of the whole batch, shape (n,); the gradient of this process's own values is counted once for each
-        process, that of the others' ends here.
+        The values of the whole batch, shape (..., n); the gradient of this process's own values is counted once for
+        each process, that of the others' ends here.
     """
-    return own if len(own) == n else _Gather.apply(own, n)
+    return own if own.shape[-1] == n else _Gather.apply(own, n)
 
 
 class _Gather(torch.autograd.Function):
@@ -54,9 +54,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, n: int) -> Tensor:
-        """Adds up vectors that are 0 outside of each process's shard, because gloo gathers equal shapes only."""
-        whole = own.new_zeros(n)
-        whole[shard(n)] = own
+        """Adds up tensors that are 0 outside of each process's shard, because gloo gathers equal shapes only."""
+        whole = own.new_zeros(*own.shape[:-1], n)
+        whole[..., shard(n)] = own
         distributed.all_reduce(whole)
         return whole
 
@@ -64,7 +64,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """The part of this process, to be averaged over all of them."""
         (gradient,) = gradients
-        return gradient[shard(len(gradient))] * processes(), None
+        return gradient[..., shard(gradient.shape[-1])] * processes(), None
 
 
 @torch.no_grad()

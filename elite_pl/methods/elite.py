@@ -111,15 +111,15 @@ class Elite(Detector):
                 own = self.infer(self.score, batch["unlabeled"], *labeled, **options)
             if len(own.score) == n:
                 return own
-            score, d = distributed.gather(own.score, n), own.d
+            score, d = distributed.gather(torch.stack([own.score, own.d]), n)
         else:
             found = []
             with torch.autocast(self.device.type, enabled=False), repeated_pass(self.score):
                 for piece in pieces:
                     own = self.infer(self.score, piece, *labeled, **options)
                     found.append(own.d)
-            score, d = self.unlabeled_score(batch), torch.cat(found)
-        return alice.of_whole_batch(own, score, distributed.gather(d, n), **settings)
+            score, d = self.unlabeled_score(batch), distributed.gather(torch.cat(found), n)
+        return alice.of_whole_batch(own, score, d.detach(), **settings)
 
     def labeled_loss(self, inference: alice.Inference) -> Tensor:
         """L_v with its gradient, but without another pass: `L_v + <θ - θ', v>` at θ' = θ, with θ' held constant."""
