@@ -98,6 +98,8 @@ class TrainingBatches:
 class TestBatches:
     """All test samples in order: batches of (samples (n, ...), is_anomaly (n,)).
 
+    One of several processes has its shard of the samples only, as in training.
+
     Args:
         test: The samples.
         anomalous: Which are anomalies, bool, shape (number of samples,).
@@ -113,7 +115,10 @@ class TestBatches:
         return -(-len(self.test) // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.test.in_order(self.size), self.anomalous.split(self.size), strict=True)
+        for i, anomalous in enumerate(self.anomalous.split(self.size)):
+            own = distributed.shard(len(anomalous))
+            start = i * self.size
+            yield self.test[start + own.start : start + own.stop], anomalous
 
 
 def balanced_draw(label: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -194,7 +194,7 @@ class Detector(BaseDetector, pl.LightningModule):
         self.margin_rule, self.labeled_statistics, self.pretrained = margin, labeled_statistics, pretrained
         self.register_buffer("margin", torch.zeros(()))
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
-        self.roc_auc = RocAuc(sync_on_compute=False)  # every process scores the whole test part
+        self.roc_auc = RocAuc(sync_on_compute=False)  # every process gets the scores of all
         self.sums: dict[str, tuple[Tensor, int]] = {}
 
     # What a method adds
@@ -363,7 +363,8 @@ class Detector(BaseDetector, pl.LightningModule):
         """Adds a batch of the test part to the ROC AUC that is drawn over the epochs."""
         sample, is_anomaly = batch
         with torch.autocast(self.device.type, enabled=False):  # half the digits would tie scores
-            self.roc_auc.update(self.finite(self(sample)), is_anomaly)
+            score = distributed.gather(self(sample), len(is_anomaly))
+            self.roc_auc.update(self.finite(score), is_anomaly)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the ROC AUC of the test part."""

@@ -118,6 +118,20 @@ STEP = (
 )
 
 
+def test_every_test_sample_is_scored_once(command, monkeypatch):
+    original = Detector.validation_step
+
+    def counted(self, batch, batch_idx):
+        shares = distributed.everywhere(len(batch[0]))
+        assert len(shares) == 2 and sum(shares) == len(batch[1]) == 539 and max(shares) - min(shares) == 1
+        original(self, batch, batch_idx)
+        assert sum(len(scores) for scores in self.roc_auc.scores) == 539
+
+    monkeypatch.setattr(Detector, "validation_step", counted)
+    history = (train(command, 2, *NO_BATCH_NORM, "epochs=2") / "history.csv").read_text()
+    assert history.count("\n") == 3 and "test/auroc" in history
+
+
 @pytest.mark.parametrize("method", ["elite_svdd", "loe_hard", "rsrae"])
 def test_micro_batches_are_one_step_clipped_and_scheduled(command, method):
     same = (f"method={method}", *METHODS[method], *NO_BATCH_NORM, *SGD, *STEP, "epochs=3", "+trainer.precision=64")

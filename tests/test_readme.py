@@ -9,23 +9,29 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_a_method_of_your_own(command, monkeypatch, tmp_path):
-    blocks = re.findall(r"```(\w+)\n(.*?)```", README.split("## A method of your own")[1].split("\n## ")[0], re.DOTALL)
-    *files, (language, shell) = blocks
-    assert [kind for kind, _ in files] == ["python", "yaml"] and language == "sh"
-    for _, text in files:
-        path = tmp_path / text.splitlines()[0].removeprefix("# ")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert sum(len(text.splitlines()) for _, text in blocks) <= 17
-    variable, line = shell.split(" ", 1)
-    monkeypatch.syspath_prepend(tmp_path / variable.removeprefix("PYTHONPATH="))
-    arguments = line.split()
-    assert arguments[:3] == ["python", "-m", "elite_pl.train"]
-    outcome = command(*arguments[3:], "logger=none", "epochs=3")
-    sys.modules.pop("trimmed", None)
-    assert outcome.code == 0, outcome.err
-    assert json.loads((outcome.directory / "metrics.json").read_text())["method"] == "trimmed"
+def test_a_method_a_score_and_a_backbone_of_your_own(command, monkeypatch, tmp_path):
+    section = README.split("## A method of your own")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["python", "yaml", "sh", "python", "yaml", "python", "yaml", "sh"]
+    assert all(sum(len(text.splitlines()) for _, text in blocks[i : i + 2]) <= 17 for i in (0, 3, 5))
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    found = []
+    for kind, text in blocks:
+        if kind != "sh":
+            path = tmp_path / text.splitlines()[0].removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            continue
+        variable, *program = text.split()
+        assert variable == "PYTHONPATH=mine" and program[:3] == ["python", "-m", "elite_pl.train"]
+        outcome = command(*program[3:], "logger=none", "epochs=3")
+        assert outcome.code == 0, outcome.err
+        metrics = json.loads((outcome.directory / "metrics.json").read_text())
+        found.append((metrics["method"], metrics["backbone"]))
+        assert metrics["test/auroc"] > 0.5
+    for path in (tmp_path / "mine").glob("*.py"):
+        sys.modules.pop(path.stem, None)
+    assert found == [("trimmed", "mlp"), ("elite_cosine", "linear")]
 
 
 def test_its_links_lead_somewhere():
