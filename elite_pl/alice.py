@@ -71,7 +71,7 @@ def jvp(
         labeled: The labeled batch, shape (m, ...).
         label: Its labels, +1 or -1, shape (m,).
         margin: C of Eq. 4.
-        learning_rate: η_θ, the length of the virtual step; positive.
+        learning_rate: η_θ, the length of the virtual step.
         meta_scale: η_M of Eq. 14.
         weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|; `"signed"`: -η_M n M,
             the weight of Ω without a hinge (Eq. 16), of a virtual step on the sum of the losses.
@@ -81,7 +81,7 @@ def jvp(
         The inference.
 
     Raises:
-        RuntimeError: If the network drops the tangent, as `torch.inference_mode` and some compiled code do silently.
+        RuntimeError: See `derivative`.
     """
     theta = trainable(score)
     with frozen_statistics(score, labeled_statistics):
@@ -90,23 +90,42 @@ def jvp(
     gradients = torch.autograd.grad(labeled_loss, list(theta.values()), allow_unused=True, materialize_grads=True)
     v = dict(zip(theta, gradients, strict=True))
 
-    with forward_ad.dual_level():
-        dual = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
-        unlabeled_score, d = forward_ad.unpack_dual(functional_call(score, dual, (unlabeled,)))
-    if d is None:
-        raise RuntimeError("the forward pass dropped the tangent; use method.meta_gradient=virtual_step")
+    unlabeled_score, d = derivative(score, unlabeled, v)
     meta_gradient = -(learning_rate / len(d)) * d  # Eq. 13
-    pseudo_label, weight = _infer(meta_gradient.detach(), meta_scale, weights)
+    pseudo_label, weight = _infer(meta_gradient, meta_scale, weights)
     return Inference(
         unlabeled_score,
-        d.detach(),
-        meta_gradient.detach(),
+        d,
+        meta_gradient,
         pseudo_label,
         weight,
         labeled_score.detach(),
         labeled_loss.detach(),
         v,
     )
+
+
+def derivative(score: nn.Module, sample: Tensor, v: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Scores of samples, and their derivatives along a direction of the weights, from one pass over dual numbers.
+
+    Args:
+        score: Ω: a module that maps samples (n, ...) to scores (n,).
+        sample: The samples, shape (n, ...).
+        v: The direction by parameter name.
+
+    Returns:
+        Ω with its reverse graph, shape (n,), and `<v, ∇Ω_i>`, shape (n,), detached.
+
+    Raises:
+        RuntimeError: If the network drops the tangent, as `torch.inference_mode` and some compiled code do silently.
+    """
+    theta = trainable(score)
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
+        value, d = forward_ad.unpack_dual(functional_call(score, dual, (sample,)))
+    if d is None:
+        raise RuntimeError("the forward pass dropped the tangent; use method.meta_gradient=virtual_step")
+    return value, d.detach()
 
 
 def virtual_step(
@@ -123,6 +142,7 @@ def virtual_step(
 ) -> Inference:
     """The same by Algorithm 1, line by line, with functional weights and double backward; arguments as of `jvp`."""
     theta, n = trainable(score), len(unlabeled)
+    length = learning_rate or 1.0  # M is proportional to it; a schedule may have come down to 0
     with frozen_statistics(score):
         virtual_score = score(unlabeled)
     pseudo_label = torch.zeros_like(virtual_score, requires_grad=True)  # line 7
@@ -130,16 +150,17 @@ def virtual_step(
     gradients = torch.autograd.grad(
         training_loss, list(theta.values()), create_graph=True, allow_unused=True, materialize_grads=True
     )
-    theta_hat = {name: p - learning_rate * g for (name, p), g in zip(theta.items(), gradients, strict=True)}  # line 8
+    theta_hat = {name: p - length * g for (name, p), g in zip(theta.items(), gradients, strict=True)}  # line 8
 
     with frozen_statistics(score, labeled_statistics):
         labeled_score = functional_call(score, theta_hat, (labeled,))
     labeled_loss = hinge(labeled_score, label, margin).mean()
-    meta_gradient, *v = torch.autograd.grad(labeled_loss, [pseudo_label, *theta_hat.values()])  # line 10
+    slope, *v = torch.autograd.grad(labeled_loss, [pseudo_label, *theta_hat.values()])  # line 10
+    meta_gradient = (learning_rate / length) * slope
     pseudo_label, weight = _infer(meta_gradient, meta_scale, weights)
     return Inference(
         score(unlabeled),
-        -(n / learning_rate) * meta_gradient,
+        -(n / length) * slope,
         meta_gradient,
         pseudo_label,
         weight,

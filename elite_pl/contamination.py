@@ -12,7 +12,7 @@ def estimate(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
     """The share of anomalies among unlabeled samples, as the proportion of a mixture.
 
     α maximises the likelihood of the unlabeled scores under `(1 - α) p_n(s) + α p_a(s)`, where p_n and p_a are the
-    densities of the labeled scores of each class, by Gaussian kernels whose bandwidth is the range of all scores over
+    densities of the labeled scores of each class, by Gaussian kernels whose bandwidth is the range of those scores over
     m. So the labeled samples must be a random draw of each class, but the classes' shares among them may be any.
 
     Source: expectation maximisation for a change of class priors, Saerens et al., "Adjusting the Outputs of a
@@ -30,23 +30,24 @@ def estimate(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
         α in [0, 1].
     """
     labeled, unlabeled = labeled.double(), unlabeled.double()
-    low, high = torch.cat([labeled, unlabeled]).aminmax()
+    low, high = labeled.aminmax()  # of these: one unlabeled outlier must not decide the range
     bandwidth = float(high - low) / len(labeled)
     if bandwidth == 0:  # the scores say nothing
         return float((label < 0).double().mean())
-    normal, anomalous = (density(unlabeled, labeled[label == kind], bandwidth) for kind in (1, -1))
+    normal, anomalous = (log_density(unlabeled, labeled[label == kind], bandwidth) for kind in (1, -1))
     share = 0.5
     for _ in range(STEPS):
-        weighted = share * anomalous
-        posterior = weighted / (weighted + (1 - share) * normal).clamp(min=1e-300)  # both can be 0 far from all labels
+        posterior = torch.sigmoid(anomalous - normal + math.log(share) - math.log1p(-share))
         before, share = share, float(posterior.mean())
+        if not 0 < share < 1:
+            break
         if abs(share - before) < TOLERANCE:
             break
     return share
 
 
-def density(at: Tensor, samples: Tensor, bandwidth: float) -> Tensor:
-    """A Gaussian kernel density estimate.
+def log_density(at: Tensor, samples: Tensor, bandwidth: float) -> Tensor:
+    """The logarithm of a Gaussian kernel density estimate: finite far from all samples, where the density is not.
 
     Args:
         at: Where the density is asked for, shape (m,).
@@ -54,7 +55,7 @@ def density(at: Tensor, samples: Tensor, bandwidth: float) -> Tensor:
         bandwidth: Standard deviation of the kernel.
 
     Returns:
-        The density, shape (m,).
+        Its logarithm, shape (m,).
     """
     distance = (at[:, None] - samples) / bandwidth
-    return torch.exp(-0.5 * distance.square()).mean(1) / (bandwidth * math.sqrt(2 * math.pi))
+    return torch.logsumexp(-0.5 * distance.square(), 1) - math.log(len(samples) * bandwidth * math.sqrt(2 * math.pi))

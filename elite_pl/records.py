@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from elite_pl import sources
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, write_json
 
@@ -52,8 +54,8 @@ def digest(obj: object) -> str:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The identity of a run: what its numbers depend on, and nothing else.
 
-    A file of one's own (`dataset.path`) counts by its content, so another file at the same place is another run and a
-    moved file is the same one.
+    A file of one's own (`dataset.path`, or a copy of CIFAR-10) counts by its content, so another file at the same place
+    is another run and a moved file is the same one.
 
     Args:
         config: The resolved config as plain dictionaries, lists and scalars.
@@ -62,6 +64,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
         The `digest` of it without `BOOKKEEPING`.
     """
     config = copy.deepcopy(dict(config))
+    dataset = config.get("dataset", {})
+    source = dataset.get("source", {})
+    for holder in (dataset, source):  # the group's key, and the constructor's argument that repeats it
+        if (path := holder.get("path")) and Path(path).expanduser().is_file():
+            holder["path"] = _content(Path(path).expanduser())
+    if "root" in source and (taken := sources.copy_of(source.get("name", ""), source["root"])):
+        dataset["copy"] = _content(taken)
     for key in BOOKKEEPING:
         *groups, name = key.split(".")
         node: Any = config
@@ -69,12 +78,19 @@ def config_hash(config: Mapping[str, Any]) -> str:
             node = node.get(group) if isinstance(node, dict) else None
         if isinstance(node, dict):
             node.pop(name, None)
-    dataset = config.get("dataset", {})
-    for node in (dataset, dataset.get("source", {})):  # the group's key, and the constructor's argument that repeats it
-        if (path := node.get("path")) and Path(path).expanduser().is_file():
-            with open(Path(path).expanduser(), "rb") as file:
-                node["path"] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     return digest(config)
+
+
+def _content(path: Path) -> str:
+    """The SHA-256 of a file, read once as long as it is not written to: a sweep asks for each of its cells."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _safe(name: object) -> str:
@@ -271,7 +287,10 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this file is part of, `-dirty` if it was edited since; '' if there is none."""
+    """The commit of the checkout that this file is part of; '' if there is none.
+
+    It ends with `-dirty` if code or configuration were edited since. Results that were are no matter.
+    """
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
@@ -280,7 +299,8 @@ def _commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # a wheel inside somebody else's checkout is not of that commit
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        edited = git("diff", "--name-only", "HEAD", "--", ".", "../conf")
+        return git("rev-parse", "HEAD") + "-dirty" * bool(edited)
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from elite_pl import distributed, metrics, plots, records, seeding, sources, splits, tracking
 from elite_pl.callbacks import CollapseWarning, History, LabeledLoss, SameRun, TimeLeft
@@ -200,6 +200,9 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
     with torch.random.fork_rng():
         torch.manual_seed(seeding.derive(config.seed, "network"))
         backbone = construct("backbone", instantiate(config.backbone), sample_shape)
+        modules = nn.ModuleList([backbone.encoder, backbone.decoder]).modules()
+        if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
+            raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
         detector = construct("method", make, backbone=backbone, pretrained=pretrained)
         construct("method.optimizer", detector.make_optimizer, detector.score.parameters())  # only to see it refused
     clip, algorithm, detector.micro_batches = step_settings(config).values()
@@ -252,6 +255,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
         "split": [getattr(data.split, part).tolist() for part in ("unlabeled", "labeled")],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "arithmetic": [str(torch.get_default_dtype()), config.trainer.accelerator, torch.cuda.is_available()],
     }
     return Path(config.output_dir) / "pretrained" / f"{records.digest(identity)}.pt"
 
@@ -291,7 +295,8 @@ def make_trainer(config: Config, directory: Path, history: History | None = None
     """
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)  # its import sets it
-    checkpoint = ModelCheckpoint(directory, filename="last", enable_version_counter=False)
+    # After every epoch, whether or not the test part is scored in it.
+    checkpoint = ModelCheckpoint(directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
     callbacks = [SameRun(directory), LabeledLoss(), TimeLeft(), CollapseWarning(), checkpoint]
     callbacks[2:2] = [history] if history else []
     for key in ("max_epochs", "check_val_every_n_epoch"):

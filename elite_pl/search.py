@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from elite_pl import config, records
+from elite_pl import config, records, seeding
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.files import atomic_write
 from elite_pl.sweep import one_line
@@ -169,9 +169,9 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
         storage=optuna.storages.JournalStorage(backend),
         study_name=records.digest([*sorted(typed), folds]),
         direction="maximize",
-        sampler=_sampler(searched, first.seed),
         load_if_exists=True,
     )
+    study.sampler = _sampler(searched, first.seed, len(study.trials))
 
     def objective(trial: optuna.Trial) -> float:
         values = [f"{override.key_or_group}={suggested(trial, override)}" for override in searched]
@@ -206,15 +206,15 @@ def _any_value(override: Override) -> str:
     return repr(sweep.start) if isinstance(sweep, IntervalSweep) else next(iter(override.sweep_string_iterator()))
 
 
-def _sampler(searched: Sequence[Override], seed: int) -> optuna.samplers.BaseSampler:
-    """Each combination once, where they are few; else Optuna's default."""
+def _sampler(searched: Sequence[Override], seed: int, known: int) -> optuna.samplers.BaseSampler:
+    """Each combination once, where they are few; else Optuna's default, which must not draw anew what is known."""
     import optuna
 
     if not any(isinstance(override.value(), IntervalSweep) for override in searched):
         grid = {override.key_or_group: list(override.sweep_string_iterator()) for override in searched}
         if math.prod(map(len, grid.values())) <= FEW:
             return optuna.samplers.GridSampler(grid, seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seeding.derive(seed, "search", known) % 2**32)
 
 
 def _words(values: dict[str, Any]) -> str:

@@ -89,10 +89,9 @@ def torchvision_set(name: str, root: str) -> Arrays:
     if name not in _SHORT:
         raise InputError(f"dataset.name={name}: unknown torchvision set; one of {', '.join(_SHORT)}")
     folder = Path(root).expanduser()
-    where = folder / "cifar-10-batches-py" if name == "CIFAR10" else folder / name / "raw"
-    complete = all((where / file).is_file() for file in (_BATCHES if name == "CIFAR10" else _IDX))
-    if name == "CIFAR10" and not complete and (folder / "cifar10.npz").is_file():
-        return _cifar10_npz(folder / "cifar10.npz")
+    where, complete = _files(name, folder)
+    if (copy := copy_of(name, root)) is not None:
+        return _cifar10_npz(copy)
 
     import torchvision  # noqa: F401  (an installation that is broken is not bad input: fail before the handlers below)
 
@@ -115,6 +114,19 @@ def torchvision_set(name: str, root: str) -> Arrays:
             f"dataset.root={root}: {name} is not there and cannot be downloaded ({_line(error)}); "
             f"{what}, or set dataset.root to where they are"
         ) from error
+
+
+def _files(name: str, folder: Path) -> tuple[Path, bool]:
+    """Where the official files of a set are looked for, and whether all of them are there."""
+    where = folder / "cifar-10-batches-py" if name == "CIFAR10" else folder / name / "raw"
+    return where, all((where / file).is_file() for file in (_BATCHES if name == "CIFAR10" else _IDX))
+
+
+def copy_of(name: str, root: str) -> Path | None:
+    """The file that `torchvision_set` takes in the place of the official ones: `ROOT/cifar10.npz`, else None."""
+    folder = Path(root).expanduser()
+    copy = folder / "cifar10.npz"
+    return copy if name == "CIFAR10" and not _files(name, folder)[1] and copy.is_file() else None
 
 
 def npz(path: str, labels: str, test_fraction: float) -> Arrays:

@@ -6,6 +6,7 @@ import copy
 import errno
 import itertools
 import logging
+import os
 import statistics
 import threading
 import time
@@ -65,6 +66,11 @@ class Outcome:
 # ------------------------------------------------------------------------------------------------ one run, one process
 
 
+def first_process() -> bool:
+    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device."""
+    return not any(int(os.environ.get(key, 0)) for key in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 @contextmanager
 def claim(directory: Path) -> Iterator[bool]:
     """Keeps a run directory to this process, on one machine or on several that share the file system.
@@ -114,6 +120,8 @@ def known(
         return Outcome("before", str(directory), metrics)
     if hash not in elsewhere:
         return None
+    if not first_process():  # which adopts it
+        return Outcome("reused", str(directory), elsewhere[hash].metrics)
     records.check_writable(directory)
     with claim(directory) as ours:
         if not ours:

@@ -46,7 +46,7 @@ def attempt(cfg: config.Config) -> Outcome:
         if (outcome := sweep.known(plain, directory, hash, elsewhere)) is not None:
             return outcome
         records.check_writable(directory)
-        if not first_process():
+        if not sweep.first_process():
             return run_here(cfg, directory, hash, plain)
         with sweep.claim(directory) as ours:
             if not ours:
@@ -56,11 +56,6 @@ def attempt(cfg: config.Config) -> Outcome:
             return run_here(cfg, directory, hash, plain)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         return Outcome("refused", error=one_line(error))
-
-
-def first_process() -> bool:
-    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device."""
-    return not any(int(os.environ.get(key, 0)) for key in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def run_here(cfg: config.Config, directory: Path, hash: str, plain: dict[str, Any]) -> Outcome:

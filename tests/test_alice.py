@@ -172,3 +172,11 @@ def test_functional_weights_leave_the_module_alone(problem):
     alice.jvp(score, *rest, learning_rate=0.5)
     assert all(p.equal(before[name]) and p.grad is None for name, p in score.named_parameters())
     assert functional_call(score, before, (rest[0],)).shape == (N,)
+
+
+@pytest.mark.parametrize("function", [alice.jvp, alice.virtual_step])
+def test_a_schedule_may_come_down_to_0(problem, function):
+    score, *rest = problem
+    inference = function(copy.deepcopy(score), *rest, learning_rate=0.0, weights="mean")
+    torch.testing.assert_close(inference.d, infer(function, problem).d, rtol=1e-9, atol=1e-14)
+    assert inference.meta_gradient.eq(0).all() and inference.weight.eq(0).all()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 
 def refused(outcome, *words):
@@ -145,3 +146,8 @@ def test_a_sweep_of_bad_input_only_leaves_nothing(command):
 
 def test_hydra_needs_no_page_of_advice(command):
     assert "HYDRA_FULL_ERROR" not in command("pollution=abc").err
+
+
+def test_a_backbone_whose_normalisation_the_meta_gradient_cannot_pass(command, monkeypatch):
+    monkeypatch.setattr(nn, "BatchNorm1d", nn.SyncBatchNorm)
+    refused(command(), "backbone=mlp", "SyncBatchNorm")

@@ -142,6 +142,14 @@ def test_micro_batches_are_one_step_clipped_and_scheduled(command, method):
     assert difference(whole, without) > 1e-8, "clipping does something"
 
 
+def test_micro_batches_share_one_gradient_of_the_labeled_loss(command, monkeypatch):
+    taken, original = [], alice.hinge
+    monkeypatch.setattr(alice, "hinge", lambda *arguments: taken.append(1) or original(*arguments))
+    directory = train(command, 1, *NO_BATCH_NORM, "epochs=2", "batch_size=12", "+trainer.accumulate_grad_batches=3")
+    steps = int((directory / "history.csv").read_text().splitlines()[-1].split(",")[1])
+    assert len(taken) == steps == 8
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_micro_batches_move_the_running_statistics_once(command, monkeypatch, processes):
     moved = []

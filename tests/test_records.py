@@ -69,6 +69,25 @@ def test_own_file_counts_by_content(tmp_path: Path) -> None:
     assert hash_of(first) != original  # replaced
 
 
+def test_a_copy_of_cifar10_is_another_data_set(tmp_path: Path) -> None:
+    def hash_of(root: Path) -> str:
+        source = {"name": "CIFAR10", "root": str(root)}
+        return records.config_hash(make_config(dataset={"name": "cifar10", "root": str(root), "source": source}))
+
+    official = hash_of(tmp_path)
+    (tmp_path / "cifar10.npz").write_bytes(b"1")
+    copy = hash_of(tmp_path)
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / "cifar10.npz").write_bytes(b"1")
+    assert hash_of(moved) == copy != official
+    batches = tmp_path / "cifar-10-batches-py"
+    batches.mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+        (batches / name).touch()
+    assert hash_of(tmp_path) == official, "which is taken where it is there"
+
+
 def test_run_directory() -> None:
     directory = records.run_directory(make_config())
     assert directory.parent == Path("outputs/s1/mnist/elite_svdd")

@@ -79,7 +79,7 @@ def made_scores(share, apart, seed, n=2000):
 
 def test_density_is_a_mixture_of_gaussians():
     at = torch.linspace(-20, 20, 4001, dtype=torch.float64)
-    found = contamination.density(at, torch.tensor([0.0, 3.0], dtype=torch.float64), 0.5)
+    found = contamination.log_density(at, torch.tensor([0.0, 3.0], dtype=torch.float64), 0.5).exp()
     assert found.sum().item() * 0.01 == pytest.approx(1)
     assert found[2000].item() == pytest.approx((1 + math.exp(-18)) / (2 * 0.5 * math.sqrt(2 * math.pi)))
 
@@ -104,6 +104,25 @@ def test_the_estimate_undoes_a_choice_by_class_where_scores_overlap(share, count
 def test_a_score_far_from_all_labels_stops_no_estimate():
     score = torch.cat([torch.linspace(0, 1, 99), torch.tensor([1e9])])
     assert 0 <= contamination.estimate(torch.tensor([0.1, 0.9]), torch.tensor([1.0, -1.0]), score) <= 1
+
+
+@pytest.mark.parametrize("far", [20.0, 1e3, 1e9])
+def test_samples_far_above_all_labels_are_anomalies(far):
+    noise = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    score = noise + torch.where(torch.arange(1000) < 500, 0.0, torch.where(torch.arange(1000) < 750, 10.0, far))
+    labeled = torch.cat([score[:50], score[500:550]])
+    label = torch.where(torch.arange(100) < 50, 1.0, -1.0)
+    assert contamination.estimate(labeled, label, score) == pytest.approx(0.5, abs=0.01)
+
+
+def test_one_outlier_does_not_decide_the_estimate():
+    score, label, _ = made_scores(0.1, apart=6, seed=1)
+    labeled = torch.cat([torch.nonzero(label == kind).flatten()[:50] for kind in (1, -1)])
+    found = [
+        contamination.estimate(score[labeled], label[labeled], torch.cat([score, torch.tensor([outlier])]))
+        for outlier in (0.0, 1e6)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=0.01)
 
 
 def test_scores_that_are_all_the_same_say_nothing():

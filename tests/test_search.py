@@ -53,6 +53,14 @@ def test_it_finds_the_better_setting_and_goes_on(searched):
     assert subprocess.run([sys.executable, *best[1:], "--cfg", "job"], capture_output=True).returncode == 0
 
 
+def test_what_goes_on_draws_nothing_twice(searched):
+    typed = [*QUICK, "method.optimizer.lr=tag(log,interval(1e-5,1e-2))", "epochs=1", "--folds", "2"]
+    for count in ("2", "4"):
+        code, _, err = searched(*typed, "--trials", count)
+        assert code == 0, err
+    assert len({row["method.optimizer.lr"] for row in trials()}) == 4
+
+
 def test_it_never_sees_the_test_part(searched, images, tmp_path):
     path = images()
     with np.load(path) as arrays:

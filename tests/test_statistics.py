@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from elite_pl.report.statistics import compare, confidence_interval, holm, mean_std, signed_rank
+from elite_pl.report.statistics import compare, confidence_interval, holm, mean_std, signed_rank, standard_error
 
 
 def test_mean_and_standard_deviation():
@@ -28,6 +28,7 @@ def test_the_seeds_of_a_class_are_one_cluster():
     classes = np.repeat(np.arange(10), 3)
     low, high = confidence_interval(values.ravel().tolist(), classes.tolist())
     means = values.mean(1)
+    assert standard_error(values.ravel().tolist(), classes.tolist()) == pytest.approx(scipy.stats.sem(means))
     expected = scipy.stats.t.interval(0.95, 9, means.mean(), scipy.stats.sem(means))
     assert (low, high) == pytest.approx(expected)
     naive = scipy.stats.t.interval(0.95, 29, values.mean(), scipy.stats.sem(values.ravel()))

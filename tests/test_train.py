@@ -311,9 +311,9 @@ def test_labels_only_is_scored_with_statistics_of_all_training_samples(command):
     torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-4)
 
 
-def interrupted(tmp_path, sent, epochs):
+def interrupted(tmp_path, sent, typed):
     """Starts a run, sends it a signal in the middle of training, and returns its process and directory."""
-    arguments = ["logger=none", "threads=1", f"epochs={epochs}", f"output_dir={tmp_path}/out"]
+    arguments = ["logger=none", *typed, f"output_dir={tmp_path}/out"]
     process = subprocess.Popen(
         [sys.executable, "-m", "elite_pl.train", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -330,13 +330,19 @@ def interrupted(tmp_path, sent, epochs):
     return process, history[0].parent
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_is_not_finished_and_goes_on_to_the_same_result(command, tmp_path, sent):
-    process, directory = interrupted(tmp_path, sent, epochs=150)
+@pytest.mark.parametrize(
+    "sent, scored_every",
+    [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGKILL, 1), (signal.SIGKILL, 150)],
+)
+def test_an_interrupted_run_is_not_finished_and_goes_on_to_the_same_result(command, tmp_path, sent, scored_every):
+    typed = ("threads=1", "epochs=150", f"trainer.check_val_every_n_epoch={scored_every}")
+    process, directory = interrupted(tmp_path, sent, typed)
     assert process.returncode != 0
     assert not (directory / "metrics.json").exists() and not list(directory.glob(".*")), "no half-written file"
     assert (directory / "last.ckpt").exists()
-    resumed = command("threads=1", "epochs=150", f"output_dir={tmp_path}/out")
+    epoch = torch.load(directory / "last.ckpt", weights_only=True)["epoch"]
+    assert epoch + 3 >= len((directory / "history.csv").read_text().splitlines()), "the last epoch, or the one before"
+    resumed = command(*typed, f"output_dir={tmp_path}/out")
     assert resumed.code == 0 and resumed.directory == directory, resumed.err
-    whole = command("threads=1", "epochs=150", "output_dir=whole")
+    whole = command(*typed, "output_dir=whole")
     assert results(resumed.directory) == results(whole.directory)

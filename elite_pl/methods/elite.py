@@ -113,11 +113,14 @@ class Elite(Detector):
                 return own
             score, d = distributed.gather(torch.stack([own.score, own.d]), n)
         else:
-            found = []
             with torch.autocast(self.device.type, enabled=False), repeated_pass(self.score):
-                for piece in pieces:
-                    own = self.infer(self.score, piece, *labeled, **options)
-                    found.append(own.d)
+                own = self.infer(self.score, pieces[0], *labeled, **options)
+                found = [own.d]
+                for piece in pieces[1:]:
+                    if self.infer is alice.jvp:  # one v serves all
+                        found.append(alice.derivative(self.score, piece, own.labeled_gradient)[1])
+                    else:
+                        found.append(self.infer(self.score, piece, *labeled, **options).d)
             score, d = self.unlabeled_score(batch), distributed.gather(torch.cat(found), n)
         return alice.of_whole_batch(own, score, d.detach(), **settings)
 

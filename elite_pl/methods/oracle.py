@@ -1,4 +1,4 @@
-"""The upper bound: ELITE's update with the true labels in place of the inferred ones."""
+"""A reference: what the true labels of all unlabeled samples teach."""
 
 from torch import Tensor
 

@@ -54,7 +54,6 @@ _AXES = {  # how the axes of the paper are called in a figure
     "method.meta_scale": "scale $η_M$ of the meta-gradient",
 }
 _SIDE_BY_SIDE = 60  # lines of the summary up to which a picture of all runs side by side can be read
-_MEASURES = {"test/auroc": "ROC AUC (%)", "labeled/loss": "labeled loss $L_v$"}
 
 
 def write(path: Path, text: str) -> bytes:
@@ -106,7 +105,7 @@ def figures(folder: Path, runs: Sequence[Run], keys: Sequence[str], against: str
         stem = f"epochs_{measure.replace('/', '_')}"
         caption = f"{measure} over the epochs: mean over classes and seeds, ± standard deviation unless lines are many."
         panels = epoch_panels(runs, keys, measure)
-        draw(stem, panels, "epoch", _MEASURES[measure], caption, chance=measure == AUROC, epochs=True)
+        draw(stem, panels, "epoch", MEASURES[measure], caption, chance=measure == AUROC, epochs=True)
     return found
 
 

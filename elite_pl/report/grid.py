@@ -9,10 +9,11 @@ from typing import Any
 
 from elite_pl.report.figures import Line, Panel
 from elite_pl.report.statistics import confidence_interval, mean_std
-from elite_pl.report.studies import HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, grouped, values_of
+from elite_pl.report.studies import AUROC, HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, grouped, values_of
 
 AXES = ("pollution", "label_ratio", "method.meta_scale")  # of Figures 3 to 6
-MEASURES = {"test/auroc": 100.0, "labeled/loss": 1.0}  # of Figure 7 (a, b), with the factor they are drawn by
+# Of Figure 7 (a, b), as their axes are called. The hinge is in units of Ω: only over C does it compare methods.
+MEASURES = {"test/auroc": "ROC AUC (%)", "labeled/loss": "labeled loss $L_v / C$"}
 # What else a split may change, and the axis that is meant to.
 _QUANTITIES = {HIDDEN_SHARE: "pollution", "data/unlabeled": "", "data/labeled": "label_ratio"}
 
@@ -115,7 +116,8 @@ def epoch_panels(runs: Sequence[Run], keys: Sequence[str], measure: str) -> list
             by_epoch: dict[int, list[float]] = {}
             for run in line:
                 for epoch, value in run.history.get(measure, []):
-                    by_epoch.setdefault(epoch, []).append(MEASURES[measure] * value)
+                    unit = 0.01 if measure == AUROC else float(run.metrics["train/margin"])
+                    by_epoch.setdefault(epoch, []).append(value / unit)
             if len(by_epoch) < 2:
                 continue
             points = [(epoch, *mean_std(found)) for epoch, found in sorted(by_epoch.items())]

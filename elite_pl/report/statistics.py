@@ -38,33 +38,49 @@ def clusters(values: Sequence[float], labels: Sequence[Hashable]) -> list[list[f
     return list(found.values()) if len(found) > 1 else [[value] for value in values]
 
 
-def confidence_interval(
-    values: Sequence[float], labels: Sequence[Hashable], level: float = LEVEL
-) -> tuple[float, float]:
-    """Two-sided confidence interval of a mean of clustered values, by Student's t.
+def standard_error(values: Sequence[float], labels: Sequence[Hashable]) -> float:
+    """Standard error of a mean of clustered values.
 
-    `mean ± t_{G-1} · sqrt(G / (G-1) · Σ_g (Σ_{i in g} (x_i - mean))²) / n` for G clusters. With one value a cluster,
-    and with all clusters of a size, this is the usual t interval of the G cluster means.
+    `sqrt(G / (G-1) · Σ_g (Σ_{i in g} (x_i - mean))²) / n` for G clusters. With one value a cluster, this is the usual
+    one, `std / sqrt(n)`, and with all clusters of a size that of the G cluster means.
 
     Args:
         values: (n,).
         labels: The cluster of each value, (n,), here the normal class; if all are equal, each value is a cluster.
-        level: Its coverage, in (0, 1).
 
     Returns:
-        Both ends; NaN with fewer than two values.
+        The error; NaN with fewer than two values.
 
     Source: Cameron and Miller, A practitioner's guide to cluster-robust inference, J. Human Resources 50(2), 2015;
         here the regression is on a constant alone.
     """
-    from scipy.special import stdtrit
-
     parts = clusters(values, labels)
     if len(parts) < 2:
-        return math.nan, math.nan
+        return math.nan
     mean = statistics.fmean(values)
     variance = len(parts) / (len(parts) - 1) * sum(math.fsum(x - mean for x in part) ** 2 for part in parts)
-    half = float(stdtrit(len(parts) - 1, (1 + level) / 2)) * variance**0.5 / len(values)
+    return variance**0.5 / len(values)
+
+
+def confidence_interval(
+    values: Sequence[float], labels: Sequence[Hashable], level: float = LEVEL
+) -> tuple[float, float]:
+    """Two-sided confidence interval of a mean of clustered values: `mean ± t_{G-1} · standard_error` for G clusters.
+
+    Args:
+        values: (n,).
+        labels: As of `standard_error`.
+        level: Its coverage, in (0, 1).
+
+    Returns:
+        Both ends; NaN with fewer than two values.
+    """
+    from scipy.special import stdtrit
+
+    parts, mean = clusters(values, labels), statistics.fmean(values)
+    if len(parts) < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(len(parts) - 1, (1 + level) / 2)) * standard_error(values, labels)
     return mean - half, mean + half
 
 

@@ -10,7 +10,16 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from elite_pl.report.statistics import FEWEST, SIGNIFICANT, Comparison, compare, confidence_interval, holm, mean_std
+from elite_pl.report.statistics import (
+    FEWEST,
+    SIGNIFICANT,
+    Comparison,
+    compare,
+    confidence_interval,
+    holm,
+    mean_std,
+    standard_error,
+)
 from elite_pl.report.studies import HIDDEN, HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, check_cells, grouped, values_of
 
 SUMMARY_CAPTION = (
@@ -58,10 +67,11 @@ def told_apart_by(rows: Sequence[str], column: str | None) -> list[str]:
     return [*rows, *([column] if column and column not in REPEATS else [])]
 
 
-def ahead_by(points: Sequence[float]) -> str:
-    """`+12.3 ± 4.5 (n = 6)`: mean and standard error of differences."""
-    mean, deviation = mean_std(points)
-    return f"{plus_minus(mean, deviation / len(points) ** 0.5, sign='+')} (n = {len(points)})"
+def ahead_by(pairs: Sequence[tuple[float, Run]]) -> str:
+    """`+12.3 ± 4.5 (n = 6)`: mean and standard error of differences, with the runs that they are of."""
+    points = [difference for difference, _ in pairs]
+    error = standard_error(points, [str(run["normal_class"]) for _, run in pairs])
+    return f"{plus_minus(statistics.fmean(points), error, sign='+')} (n = {len(points)})"
 
 
 def table(
@@ -106,13 +116,16 @@ def table(
             line.append(f"{statistics.fmean(run[HIDDEN] for run in group):.1f}")
         if baseline:
             others = [run for run in group if run["method"] != against]
-            ahead = [difference for difference, _ in differences(others, baseline, cell)]
+            ahead = differences(others, baseline, cell)
             line.append(ahead_by(ahead) if ahead else "")
         body.append(line)
 
     caption = ["ROC AUC in %, mean ± standard deviation over runs"]
     if baseline:
-        caption.append(f"`{against} ahead by`: points, mean ± standard error of the differences over the same splits")
+        caption.append(
+            f"`{against} ahead by`: points, mean ± standard error of the differences over the same splits, "
+            "clustered by normal class"
+        )
     if len(hidden) == 1 and isinstance(hidden[0], int):
         constant.append(f"{hidden[0]} hidden anomalies among {runs[0]['data/unlabeled']} unlabeled samples")
     return header, body, ". ".join([", ".join(constant), *caption] if constant else caption) + "."
