@@ -187,10 +187,12 @@ def test_the_same_seed_gives_the_same_numbers(command, method):
 
 
 def test_pollution_costs_much_without_labels_and_less_with_them(command):
-    clean, polluted = (mean_auroc(command, SHALLOW, pollution, (7,)) for pollution in (0.05, 0.5))
+    clean, polluted = (mean_auroc(command, SHALLOW, pollution, (7, 8)) for pollution in (0.1, 0.5))
     assert polluted["isolation_forest"] < clean["isolation_forest"] - 0.05
     assert polluted["ocsvm"] < clean["ocsvm"] - 0.1
     assert polluted["ssad"] > polluted["ocsvm"] + 0.1
+    assert polluted["ssad"] < clean["ssad"] - 0.02
+    print(clean, polluted)
 
 
 def test_an_experiment_with_a_learning_rate_for_all_runs_with_them_too(command):
