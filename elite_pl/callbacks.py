@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ log = logging.getLogger("elite_pl")
 class SameRun(pl.Callback):
     """Stops a fit whose processes were started for different runs, or of which not all find the same checkpoint.
 
+    What `launch` has a process do at SIGTERM stays: Lightning has it tell the others, who may be waiting for it.
+
     Args:
         directory: The run directory, which has the hash of the configuration in its name.
     """
@@ -34,6 +37,12 @@ class SameRun(pl.Callback):
         runs = distributed.everywhere(f"{self.directory} {'resumed' if trainer.ckpt_path else 'from the start'}")
         if len(set(runs)) > 1:
             raise TrainingError("the processes are not of one run: " + "; ".join(sorted(set(runs))))
+        self.at_sigterm = signal.getsignal(signal.SIGTERM)  # before Lightning sets its own
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts back what is to happen at SIGTERM."""
+        if callable(self.at_sigterm):
+            signal.signal(signal.SIGTERM, self.at_sigterm)
 
 
 class History(pl.Callback):

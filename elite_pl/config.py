@@ -1,9 +1,12 @@
 """The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
 
+import contextlib
 import difflib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
@@ -135,17 +138,90 @@ def explain(error: Exception) -> str:
         close = difflib.get_close_matches(key, [f.name for f in fields(Config)] + ["experiment"], n=1)
         hint = f"did you mean {close[0]}?" if close else "--help lists the root keys, --cfg job all of them"
         return f"{key}: no such key; {hint}"
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", lines[0]):
+        return f"{missing.group(1)}: has no value; give {missing.group(1)}=VALUE"
     if "Config search path:" in lines:
         lines = lines[: lines.index("Config search path:")]
     kept = " ".join(line for line in lines if not re.match("full_key|object_type|reference_type", line))
     return re.sub(", set env var HYDRA_FULL_ERROR=1[^.]*", "", kept)
 
 
-def instantiate(node: Any) -> Any:
+def instantiate(key: str, node: Any) -> Any:
     """The one place where a config node (`_target_` and its arguments) becomes Python.
+
+    Args:
+        key: Where the node stands in the configuration.
+        node: The node.
 
     Returns:
         A callable that takes the arguments that are known at run time only.
 
+    Raises:
+        InputError: If a value is not of the type that its argument is annotated with; names the key.
     """
+    _check_types(key, plain(node) if OmegaConf.is_config(node) else node)
     return hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+
+
+def _check_types(key: str, node: Any) -> None:
+    """Compares the values of a node, and of those in it, with the annotations of their constructors."""
+    if isinstance(node, str | int | float | bool):
+        raise InputError(f"{key}={node}: is no value but a group of keys; give {key}._target_ and its arguments")
+    if not isinstance(node, dict) or "_target_" not in node:
+        return
+    try:
+        accepted = _annotations(hydra.utils.get_object(node["_target_"]))
+    except Exception as error:  # whatever the import stumbles over
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise InputError(f"{key}._target_={node['_target_']}: cannot be imported ({reason})") from error
+    for name, value in node.items():
+        if isinstance(value, dict):
+            _check_types(f"{key}.{name}", value)
+        elif name in accepted and not _is_of(value, accepted[name]):
+            raise InputError(f"{key}.{name}={_typed(value)}: must be {_words(accepted[name])}")
+
+
+def _annotations(target: Any) -> dict[str, Any]:
+    """The types of a callable's arguments by name; of a class also those that it hands on to its bases."""
+    found: dict[str, Any] = {}
+    classes = reversed(target.__mro__) if isinstance(target, type) else []
+    for function in [vars(base).get("__init__") for base in classes] or [target]:
+        with contextlib.suppress(Exception):  # an annotation that cannot be looked up tells nothing
+            found |= get_type_hints(function)
+    return found
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a plain value may be meant for an annotation; what is not plain is none of our business."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_of(value, part) for part in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind in _PLAIN:
+        return isinstance(value, _PLAIN[kind]) and (kind is bool or not isinstance(value, bool))
+    if get_origin(kind) in (list, tuple, Sequence) and isinstance(value, list):
+        parts = [part for part in get_args(kind) if part is not Ellipsis]
+        return all(any(_is_of(item, part) for part in parts) for item in value)
+    plain_only = get_origin(kind) in (list, tuple, Sequence, Callable) or isinstance(kind, type)
+    return not (plain_only and kind is not object and isinstance(value, str | int | float | bool | None))
+
+
+_PLAIN: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool, type(None): type(None)}
+_CALLED = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+
+
+def _words(kind: Any) -> str:
+    """What a value of a type is called."""
+    if get_origin(kind) in (Union, UnionType):
+        plain_parts = [part for part in get_args(kind) if part in _CALLED or get_origin(part) is not None]
+        return " or ".join(dict.fromkeys(map(_words, plain_parts)))
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (list, tuple, Sequence):
+        return "a list, such as [1, 2]"
+    return _CALLED.get(kind, "a group of keys with a _target_")
+
+
+def _typed(value: Any) -> str:
+    """A value as a person types it."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

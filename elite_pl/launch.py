@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import traceback
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +19,7 @@ from elite_pl.errors import InputError, TrainingError
 from elite_pl.run import make_trainer, run
 
 PATIENCE = 5  # seconds that the processes of a run get to end by themselves when one of them has failed
+INTERRUPTED = "interrupted: the same command goes on from the last epoch"
 trained = False  # whether this process has, and may hold threads that a fork would not get
 
 
@@ -52,6 +54,12 @@ def launch(config: Config, directory: Path, hash: str) -> dict[str, Any] | None:
     if not isinstance(trainer.strategy, Ddp) or environment is None or environment.creates_processes_externally:
         trained = True
         return run(config, directory, hash)
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if config.trainer.get("num_nodes", 1) > 1 and lacking:
+        raise InputError(
+            f"trainer.num_nodes={config.trainer.num_nodes}: each machine needs {', '.join(lacking)} set: "
+            "address and a free port of the first machine, and its own number, from 0"
+        )
     clean = sys.platform == "linux" and not ((trained and torch.get_num_threads() > 1) or torch.cuda.is_initialized())
     method = "fork" if clean else "spawn"
     address = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
@@ -60,6 +68,7 @@ def launch(config: Config, directory: Path, hash: str) -> dict[str, Any] | None:
     arguments = (config, directory, hash, address, threads, errors)
     started = multiprocessing.start_processes(_process, arguments, trainer.num_devices, join=False, start_method=method)
     assert started is not None
+    at_sigterm = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)) if in_main_thread() else None
     try:
         while not started.join(grace_period=PATIENCE):
             pass
@@ -68,6 +77,8 @@ def launch(config: Config, directory: Path, hash: str) -> dict[str, Any] | None:
     except KeyboardInterrupt:
         sys.exit(1)  # as Lightning does
     finally:
+        if at_sigterm is not None:
+            signal.signal(signal.SIGTERM, at_sigterm)
         for process in started.processes:
             if process.is_alive():  # this process was interrupted
                 process.kill()
@@ -75,9 +86,18 @@ def launch(config: Config, directory: Path, hash: str) -> dict[str, Any] | None:
     if environment.node_rank() > 0:
         return None
     found = records.finished(directory, hash)
-    if found is None:  # Lightning ends a process that was sent SIGTERM with code 0
-        raise TrainingError("the processes were interrupted; the same command goes on from the last epoch")
+    if found is None:
+        raise InterruptionError(INTERRUPTED)
     return found
+
+
+class InterruptionError(TrainingError):
+    """A process was sent SIGTERM: by a person or a scheduler, or because another one had failed."""
+
+
+def in_main_thread() -> bool:
+    """Whether this thread may say what happens at a signal."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _process(
@@ -87,6 +107,12 @@ def _process(
     # PyTorch asks for SIGINT when the waiting process dies, which a command in the background ignores.
     multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]
     os.environ |= {**address, "LOCAL_RANK": str(local_rank)}
+
+    def end(*_: Any) -> None:
+        errors.put(InterruptionError(INTERRUPTED))
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
     if "OMP_NUM_THREADS" not in os.environ:  # Lightning would set its own number, whatever the configuration says
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
@@ -105,10 +131,10 @@ def _process(
 def _cause(codes: list[int | None], errors: Any) -> Exception:
     """What went wrong first: then the other processes fail, too, because they have lost one."""
     first = None if errors.empty() else errors.get()
-    if isinstance(first, InputError | TrainingError):
+    if isinstance(first, InputError | TrainingError) and not isinstance(first, InterruptionError):
         return first
     for number, code in enumerate(codes):
-        if code is not None and code < 0 and code != -signal.SIGTERM:  # which is how those that wait are ended
+        if code is not None and code < 0:
             how = signal.Signals(-code).name
             return TrainingError(
                 f"process {number} of {len(codes)} died ({how}); the same command goes on from the last epoch"

@@ -59,7 +59,7 @@ def preprocessing(training: np.ndarray, size: int | None, scaling: str | list[fl
         InputError: If samples are no images and an image is needed, or the values mean nothing.
     """
     image, dtype = training.ndim == 4, torch.get_default_dtype()
-    if size is not None and not (image and size >= 4):
+    if size is not None and not (image and isinstance(size, int) and size >= 4):
         raise InputError(f"dataset.size={size}: needs images and 4 pixels or more; samples are {training.shape[1:]}")
     if isinstance(scaling, str) and scaling not in SCALINGS:
         raise InputError(f"dataset.scaling={scaling}: must be unit, gcn, or [mean, standard deviation] of the pixels")
@@ -71,8 +71,11 @@ def preprocessing(training: np.ndarray, size: int | None, scaling: str | list[fl
         return raw._replace(shift=low, scale=high - low)
     highest = 255.0 if training.dtype == np.uint8 else 1.0
     if not isinstance(scaling, str):
-        if len(scaling) != 2 or not scaling[1] > 0 or not image:
-            raise InputError(f"dataset.scaling={scaling}: must be [mean, standard deviation > 0] of an image's pixels")
+        numbers = isinstance(scaling, list) and all(isinstance(value, int | float) for value in scaling)
+        if not (numbers and image and len(scaling) == 2 and scaling[1] > 0):
+            raise InputError(
+                f"dataset.scaling={scaling}: must be unit, gcn, or [mean, standard deviation > 0] of the pixels of images"
+            )
         mean, deviation = (torch.as_tensor(value * highest, dtype=dtype) for value in scaling)
         return Preprocessing(size, False, mean, deviation)
     if training.dtype == np.uint8 or (training.min() >= 0 and training.max() <= 1):

@@ -154,7 +154,7 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None) -> Pollut
         config: A checked configuration.
         held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
     """
-    arrays = instantiate(config.dataset.source)()
+    arrays = instantiate("dataset.source", config.dataset.source)()
     if arrays.labels == "known":
         normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)
     else:
@@ -194,17 +194,22 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         sample_shape: Shape of one sample.
         pretrained: See `Detector`.
     """
-    make = instantiate(config.method)
+    make = instantiate("method", config.method)
     if not getattr(make.func, "needs_backbone", True):
         return construct("method", make)
     with torch.random.fork_rng():
         torch.manual_seed(seeding.derive(config.seed, "network"))
-        backbone = construct("backbone", instantiate(config.backbone), sample_shape)
+        backbone = construct("backbone", instantiate("backbone", config.backbone), sample_shape)
         modules = nn.ModuleList([backbone.encoder, backbone.decoder]).modules()
         if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
             raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
         detector = construct("method", make, backbone=backbone, pretrained=pretrained)
-        construct("method.optimizer", detector.make_optimizer, detector.score.parameters())  # only to see it refused
+        # Made only to see them refused.
+        optimizer = construct("method.optimizer", detector.make_optimizer, detector.score.parameters())
+        if detector.make_scheduler is not None:
+            schedule = construct("method.scheduler", detector.make_scheduler, optimizer)
+            if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                raise InputError("method.scheduler: ReduceLROnPlateau needs a metric; use a schedule of epochs alone")
     clip, algorithm, detector.micro_batches = step_settings(config).values()
     detector.clipping = None if clip is None else (clip, algorithm)
     return detector
@@ -300,17 +305,21 @@ def make_trainer(config: Config, directory: Path, history: History | None = None
     callbacks = [SameRun(directory), LabeledLoss(), TimeLeft(), CollapseWarning(), checkpoint]
     callbacks[2:2] = [history] if history else []
     for key in ("max_epochs", "check_val_every_n_epoch"):
-        if not config.trainer[key] >= 1:
-            raise InputError(f"trainer.{key}={config.trainer[key]}: must be at least 1")
-    try:
-        settings = {key: value for key, value in plain(config)["trainer"].items() if key not in STEP}
-        trainer = instantiate(settings)(logger=False, callbacks=callbacks)
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise InputError(f"trainer: {error}") from error
+        if not (isinstance(config.trainer[key], int) and config.trainer[key] >= 1):
+            raise InputError(f"trainer.{key}={config.trainer[key]}: must be a whole number of epochs, at least 1")
     if config.trainer.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true: has no forward-mode rule; use false, statistics per process")
     if config.trainer.get("precision") is not None and str(config.trainer.precision) not in PRECISIONS:
         raise InputError(f"trainer.precision={config.trainer.precision}: must be 32, 64 or bf16-mixed")
+    if config.trainer.get("limit_train_batches") in (0, 0.0):
+        raise InputError("trainer.limit_train_batches=0: trains nothing; must be above 0")
+    try:
+        settings = {key: value for key, value in plain(config)["trainer"].items() if key not in STEP}
+        trainer = instantiate("trainer", settings)(logger=False, callbacks=callbacks)
+    except InputError:
+        raise
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise InputError(f"trainer: {error}") from error
     return trainer
 
 
@@ -414,6 +423,11 @@ def load_detector(path: Path) -> tuple[BaseDetector, dict[str, Any]]:
         the samples that it takes.
     """
     content = torch.load(path, weights_only=True)
-    detector = make_detector(OmegaConf.create(content["config"]), tuple(content["sample_shape"]))
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(content["preprocessing"]["shift"].dtype)  # float64 of a run with trainer.precision=64
+    try:
+        detector = make_detector(OmegaConf.create(content["config"]), tuple(content["sample_shape"]))
+    finally:
+        torch.set_default_dtype(dtype)
     detector.score.load_state_dict(content["score"])
     return detector.eval(), content

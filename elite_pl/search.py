@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
+from omegaconf import open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, records, seeding
@@ -64,10 +65,27 @@ def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
     if not searched:
         raise InputError("nothing to search: give a key several values, as in method.optimizer.lr=1e-4,1e-3")
     for override in searched:
+        _check_range(override)
         if override.key_or_group in ("study", "output_dir", "seed", "normal_class", "dataset", "pollution"):
             raise InputError(f"{override.key_or_group}: is what a setting is searched for; give it one value")
     fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
     return fixed, searched
+
+
+def _check_range(override: Override) -> None:
+    """Refuses values that cannot be drawn from.
+
+    Raises:
+        InputError: Names the key.
+    """
+    key, sweep = override.key_or_group, override.value()
+    if isinstance(sweep, Glob):
+        raise InputError(f"{key}: a pattern is no list of values; give them with commas")
+    if isinstance(sweep, IntervalSweep):
+        low, high = sweep.start, sweep.end
+        if low is None or high is None or not low < high or ("log" in sweep.tags and low <= 0):
+            rule = "from a lower to a higher number" + ", both above 0" * ("log" in sweep.tags)
+            raise InputError(f"{key}=interval({low},{high}): must go {rule}")
 
 
 def suggested(trial: optuna.Trial, override: Override) -> str:
@@ -83,12 +101,34 @@ def suggested(trial: optuna.Trial, override: Override) -> str:
 
 
 def composed(typed: Sequence[str], place: Path | None) -> config.Config:
-    """The configuration of a command line, checked."""
+    """The configuration of a command line, checked.
+
+    Raises:
+        InputError: If a value is out of its range, or an experiment sweeps: a setting is searched for one cell.
+    """
     path = [f"hydra.searchpath=[file://{place.absolute()}]"] if place else []
     with initialize_config_module("elite_pl.conf", version_base="1.3"):
-        found: Any = compose("train", [*path, *typed])
+        found: Any = compose("train", [*path, *typed], return_hydra_config=True)
+    if swept := found.hydra.sweeper.params:
+        raise InputError(f"experiment: sweeps {', '.join(swept)}; a setting is searched for one run, so type its keys")
+    with read_write(found), open_dict(found):
+        del found["hydra"]
     config.check(found)
     return found
+
+
+def check(cfg: config.Config, folds: int) -> None:
+    """Refuses, before anything is written, what no trial could be trained with; arguments as of `cross_validated`.
+
+    Raises:
+        InputError: If data, detector or trainer cannot be made of it.
+    """
+    from elite_pl import run
+
+    data = run.make_data(cfg, held_out=(0, folds))
+    run.make_detector(cfg, data.sample_shape).check(data)
+    if run.make_trainer(cfg, Path()).world_size > 1:
+        raise InputError(f"trainer.devices={cfg.trainer.devices}: a search takes one process; use 1")
 
 
 def cross_validated(cfg: config.Config, folds: int) -> float:
@@ -120,8 +160,6 @@ def cross_validated(cfg: config.Config, folds: int) -> float:
         with tempfile.TemporaryDirectory() as directory:
             history = History(Path(directory) / "history.csv")
             trainer = run.make_trainer(cfg, Path(directory), history)
-            if trainer.world_size > 1:
-                raise InputError(f"trainer.devices={cfg.trainer.devices}: a search takes one process; use 1")
             detector = run.make_detector(cfg, data.sample_shape, run.pretrained_file(cfg, data))
             detector.check(data)
             run.fit(detector, data, trainer, history, Path(directory) / "last.ckpt")
@@ -159,6 +197,7 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
         raise InputError("elite_pl.search needs Optuna: pip install 'elite_pl[search]'") from None
     fixed, searched = read_overrides(typed)
     first = composed([*fixed, *(f"{o.key_or_group}={_any_value(o)}" for o in searched)], place)
+    check(first, folds)
     folder = Path(first.output_dir) / first.study
     records.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)

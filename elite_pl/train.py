@@ -111,6 +111,16 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException, InputError, OSError) as error:
         say(one_line(error))
         sys.exit(2)
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):  # Hydra's own, of no class of its own
+            raise
+        groups = (*config.GROUPS, "experiment")
+        typed = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups]
+        say(f"{' '.join(typed)}: a group takes the name of one of its options, which --help lists")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        log.info("interrupted: the same command goes on from the last epoch")
+        sys.exit(128 + signal.SIGINT)
     sys.exit(max(codes, default=0))
 
 

@@ -238,6 +238,17 @@ def test_a_process_that_dies_ends_its_job_alone_and_the_same_command_goes_on(com
     assert results(resumed.directory) == results(whole.directory)
 
 
+@pytest.mark.parametrize("told", ["one process", "the command"])
+def test_sigterm_ends_the_job_with_one_line(tmp_path, told):
+    arguments = ["logger=none", *DDP, "epochs=5000", f"output_dir={tmp_path}"]
+    main, children = running_in_two(arguments, tmp_path)
+    os.kill(main.pid if told == "the command" else children[1], signal.SIGTERM)
+    _, err = main.communicate(timeout=60)
+    assert main.returncode == (143 if told == "the command" else 1)
+    assert err.splitlines()[-1].endswith("interrupted: the same command goes on from the last epoch")
+    assert not any(map(running, children)) and not list(tmp_path.rglob("*.lock")) and "Traceback" not in err
+
+
 def test_the_next_job_of_a_sweep_starts_clean_whatever_its_number_of_processes(command):
     outcome = command("-m", "trainer.devices=1,2", "trainer=ddp", *NO_BATCH_NORM, *SGD, *STEPS)
     assert outcome.code == 0, outcome.err
@@ -314,18 +325,29 @@ def test_two_machines_make_one_run(command, capfd):
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path):
-    arguments = ["logger=none", *DDP, "epochs=5000", f"output_dir={tmp_path}"]
-    main = subprocess.Popen([sys.executable, "-m", "elite_pl.train", *arguments], stdout=subprocess.DEVNULL)
+    main, children = running_in_two(["logger=none", *DDP, "epochs=5000", f"output_dir={tmp_path}"], tmp_path)
+    main.kill()
+    main.communicate()
+    deadline = time.monotonic() + 60
+    while any(map(running, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(running, children))
+
+
+def running_in_two(arguments, place):
+    """A command that has begun to train, and the numbers of its two processes."""
+    main = subprocess.Popen(
+        [sys.executable, "-m", "elite_pl.train", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 300
-    while not list(tmp_path.rglob("last.ckpt")) and main.poll() is None and time.monotonic() < deadline:
+    while not list(place.rglob("last.ckpt")) and main.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
     assert len(children) == 2
-    main.kill()
-    main.wait()
-    while any(running(child) for child in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(running(child) for child in children)
+    return main, list(map(int, children))
 
 
 def running(process):

@@ -192,12 +192,16 @@ def test_pollution_costs_much_without_labels_and_less_with_them(command):
     assert polluted["ocsvm"] < clean["ocsvm"] - 0.1
     assert polluted["ssad"] > polluted["ocsvm"] + 0.1
     assert polluted["ssad"] < clean["ssad"] - 0.02
-    print(clean, polluted)
 
 
 def test_an_experiment_with_a_learning_rate_for_all_runs_with_them_too(command):
     outcome = command("experiment=demo", "method=ocsvm", "normal_class=0", "seed=0")
     assert outcome.code == 0, outcome.err
+
+
+def test_ssad_in_double_precision(command):
+    outcome = command("method=ssad", "threads=1", "+trainer.precision=64")
+    assert outcome.code == 0 and metrics_of(outcome.directory)["test/auroc"] > 0.9, outcome.err
 
 
 def test_ssad_says_what_it_chose(command):

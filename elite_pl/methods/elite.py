@@ -1,5 +1,6 @@
 """ELITE: infers the labels of the training samples from the meta-gradient, and learns from them."""
 
+import math
 from typing import Any
 
 import torch
@@ -53,10 +54,10 @@ class Elite(Detector):
             raise InputError(f"method.weights={weights}: must be raw, mean or signed")
         if self.labeled_statistics == "joint":
             raise InputError("method.labeled_statistics=joint: v needs a pass of its own; must be batch or running")
-        if not meta_scale > 0:
-            raise InputError(f"method.meta_scale={meta_scale}: must be positive")
-        if not supervised >= 0:
-            raise InputError(f"method.supervised={supervised}: must not be negative")
+        if not 0 < meta_scale < math.inf:
+            raise InputError(f"method.meta_scale={meta_scale}: must be positive and finite")
+        if not 0 <= supervised < math.inf:
+            raise InputError(f"method.supervised={supervised}: must not be negative, nor infinite")
         if not isinstance(record_iterations, int) or record_iterations < 0:
             raise InputError(f"method.record_iterations={record_iterations}: must be a number of steps, 0 for none")
         self.infer = META_GRADIENTS[meta_gradient]

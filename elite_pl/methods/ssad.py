@@ -87,7 +87,8 @@ class Ssad(ShallowDetector):
 
     def fit(self, data: PollutedData) -> None:
         """Chooses γ and κ, then fits all samples."""
-        x = training_samples(data).double()
+        samples = training_samples(data)
+        x = samples.double()
         label = torch.cat([torch.zeros(len(data.unlabeled)), data.labeled_y])
         drawn = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "fold_unlabeled"))
         some = torch.cat([drawn[: self.fold_unlabeled].sort().values, torch.nonzero(label).flatten()])
@@ -98,7 +99,7 @@ class Ssad(ShallowDetector):
         gamma, kappa = unit * self.gamma[i], self.kappa[j]
         kernel = squared_distance(x, x).mul_(-gamma).exp_()
         coefficient, offset = solve(kernel.numpy(), label.numpy(), bounds(label, self.nu, kappa), kappa)
-        self.score.set(x.to(data.labeled_y.dtype), torch.as_tensor(coefficient), gamma, offset)
+        self.score.set(samples, torch.as_tensor(coefficient), gamma, offset)
         chosen = {"train/gamma": gamma, "train/kappa": kappa}
         self.found = {**chosen, "train/cross_validation_auroc": float(auroc[i, j])}
 

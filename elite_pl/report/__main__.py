@@ -53,6 +53,7 @@ _AXES = {  # how the axes of the paper are called in a figure
     "label_ratio": "label ratio $r_l$",
     "method.meta_scale": "scale $η_M$ of the meta-gradient",
 }
+AGAINST = "elite_svdd"
 _SIDE_BY_SIDE = 60  # lines of the summary up to which a picture of all runs side by side can be read
 
 
@@ -150,10 +151,15 @@ def parser() -> Parser:
         help="a key whose values become columns, such as normal_class; `study` and `commit` compare several studies",
     )
     found.add_argument(
-        "--against", default="elite_svdd", metavar="METHOD", help="compare the others with it (default: %(default)s)"
+        "--against", metavar="METHOD", help=f"compare the others with it (default: {AGAINST}, if it is there)"
     )
     found.add_argument("--cells", type=Path, metavar="FILE", help="keep the runs in a file, to be read as a study")
-    found.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default: the first study)")
+    found.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where the report goes (default: the folder of --cells, else the first study)",
+    )
     found.add_argument(
         "--wandb",
         nargs="?",
@@ -190,8 +196,12 @@ def write_report(options: argparse.Namespace) -> list[str]:
     for key in [*rows, *filter(None, [options.columns])]:
         if key not in SETTING and all(run[key] is None for run in runs):
             raise InputError(f"{key}: no run has such a key; see metrics.json and config.yaml of one")
+    if options.against is not None and options.against not in values_of(runs, "method"):
+        there = ", ".join(values_of(runs, "method"))
+        raise InputError(f"--against {options.against}: no run of this method; there are {there}")
+    against = options.against or AGAINST
     keys = told_apart_by(rows, options.columns)
-    header, body, caption = table(runs, rows, options.columns, options.against)
+    header, body, caption = table(runs, rows, options.columns, against)
     notes = confounds(runs, keys)
     absent = sum(len(cells) for _, cells in missing(runs, failures, keys))
     text = "\n\n".join([markdown(header, body), caption, *notes, *notes_on_gaps(len(failures), absent)]) + "\n"
@@ -203,22 +213,22 @@ def write_report(options: argparse.Namespace) -> list[str]:
     folder = place / "report"
     folder.mkdir(parents=True, exist_ok=True)
     write(place / "table.md", text)
-    picture([place / "comparison.png", folder / "comparison.svg"], runs, rows, options.columns, options.against)
-    lines = summary(runs, rows, options.columns, options.against)
-    long = summary_text(lines, options.against)
+    picture([place / "comparison.png", folder / "comparison.svg"], runs, rows, options.columns, against)
+    lines = summary(runs, rows, options.columns, against)
+    long = summary_text(lines, against)
     files = {
         "summary.csv": summary_csv(lines),
         "summary.md": markdown(*long) + "\n",
         "summary.tex": latex(*long, SUMMARY_CAPTION),
         "table.tex": latex(header, body, caption),
     }
-    drawn = figures(folder, runs, keys, options.against)
+    drawn = figures(folder, runs, keys, against)
     shown = list(drawn)
     if not drawn or len(lines) <= _SIDE_BY_SIDE:
         side_by_side = "ROC AUC on the test part: every run a small mark, mean ± standard deviation a large one."
         shown.append(Drawn(folder / "comparison.svg", side_by_side))
     saved = {name: write(folder / name, content) for name, content in files.items()}
-    findings = Findings(runs, failures, keys, options.against, (header, body, caption), lines, notes, shown, saved)
+    findings = Findings(runs, failures, keys, against, (header, body, caption), lines, notes, shown, saved)
     studies = list(dict.fromkeys(run.study for run in runs))
     made = time.strftime("%Y-%m-%d %H:%M %Z")
     title = f"Report: {', '.join(studies)}"

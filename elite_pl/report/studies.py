@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ class Run:
             return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
         except Exception as error:  # YAML's or the file system's
             reason = " ".join(str(error).split())
-            raise InputError(f"{path}: cannot be read ({reason}); remove it and repeat the run") from None
+            raise InputError(f"{path}: cannot be read ({reason}); remove {self.directory} and repeat the run") from None
 
     def __getitem__(self, key: str) -> Any:
         """A value of `metrics.json`, else of `config.yaml` (`method.optimizer.lr`), None where neither has it."""
@@ -112,6 +112,7 @@ def read_study(place: Path) -> list[Run]:
     for path in sorted(place.rglob("metrics.json")):
         metrics = _read_object(path)
         if AUROC in metrics:
+            _check(path, metrics)
             runs.append(Run(path.parent, metrics, _study(place, path.parent)))
     if not runs:
         raise InputError(f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})")
@@ -143,17 +144,35 @@ def read_cells(path: Path) -> list[Run]:
     Raises:
         InputError: If the file cannot be read as such.
     """
-    runs = []
     study = path.resolve().parent.name if path.stem == "cells" else path.stem
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise InputError(f"{path}: cannot be read as cells ({reason}); write it by --cells") from None
+    runs = []
+    for number, line in enumerate(lines, 1):
+        try:
             cell = json.loads(line)
-            run = Run(path, cell["metrics"], study)
-            run.config = cell["config"]
-            runs.append(run)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read as cells ({error!r}); write it by --cells") from None
+            run = Run(path, dict(cell["metrics"]), study)
+            run.config = dict(cell["config"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: line {number} holds no cell; write it by --cells") from None
+        if AUROC in run.metrics:
+            _check(path, run.metrics)
+        runs.append(run)
     return runs
+
+
+def _check(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Refuses a ROC AUC that is none.
+
+    Raises:
+        InputError: Names the file.
+    """
+    auroc = metrics[AUROC]
+    if not (isinstance(auroc, int | float) and 0 <= auroc <= 1):
+        raise InputError(f"{path}: {AUROC} is {auroc}, and must be a number in 0..1; remove the run and repeat it")
 
 
 def write_cells(path: Path, runs: Iterable[Run]) -> None:
