@@ -73,9 +73,8 @@ def preprocessing(training: np.ndarray, size: int | None, scaling: str | list[fl
     if not isinstance(scaling, str):
         numbers = isinstance(scaling, list) and all(isinstance(value, int | float) for value in scaling)
         if not (numbers and image and len(scaling) == 2 and scaling[1] > 0):
-            raise InputError(
-                f"dataset.scaling={scaling}: must be unit, gcn, or [mean, standard deviation > 0] of the pixels of images"
-            )
+            rule = "must be unit, gcn, or [mean, standard deviation > 0] of the pixels of images"
+            raise InputError(f"dataset.scaling={scaling}: {rule}")
         mean, deviation = (torch.as_tensor(value * highest, dtype=dtype) for value in scaling)
         return Preprocessing(size, False, mean, deviation)
     if training.dtype == np.uint8 or (training.min() >= 0 and training.max() <= 1):
