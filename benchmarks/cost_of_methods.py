@@ -3,8 +3,9 @@
     ELITE_PL_DATA=… python benchmarks/cost_of_methods.py [METHOD…]
 
 Each run is `python -m elite_pl.train` on MNIST with 5,000 training samples, 20 of them labeled, the common budget, and
-no study to share pre-training with. "training" is `train/seconds` of its metrics: preparation and training with a look at
-the test part after every epoch, without start, reading and the files at the end. Memory is the largest resident set that the operating system saw.
+no study to share pre-training with. "training" is `train/seconds` of its metrics: preparation and training, with a look
+at the test part after every epoch, without start, reading and the files at the end. Memory is the largest resident set
+that the operating system saw.
 """
 
 import argparse
