@@ -146,8 +146,8 @@ def test_known_labels_tell_no_truth(command):
 
 
 def test_a_bad_length_is_refused(command):
-    for value in (-1, 0.5):
-        refused(command(f"method.record_iterations={value}"), f"method.record_iterations={value}", "0 for none")
+    for value, rule in ((-1, "0 for none"), (0.5, "a whole number")):
+        refused(command(f"method.record_iterations={value}"), f"method.record_iterations={value}", rule)
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

@@ -315,7 +315,11 @@ def interrupted(tmp_path, sent, typed):
     """Starts a run, sends it a signal in the middle of training, and returns its process and directory."""
     arguments = ["logger=none", *typed, f"output_dir={tmp_path}/out"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "elite_pl.train", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "elite_pl.train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts behind & ignores it
     )
     deadline = time.monotonic() + 120
     history = []
