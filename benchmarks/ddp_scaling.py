@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_module
 
-from elite_pl import config, records
-from elite_pl.launch import launch
-from elite_pl.train import silence_advice
+from elite_pl import config
+from elite_pl.cli import silence_advice
+from elite_pl.runs import environment
+from elite_pl.runs.launch import launch
+from elite_pl.runs.spec import RunSpec
 
 
 def seconds(processes: int, batch_size: int, epochs: int, directory: Path) -> float:
@@ -27,7 +29,8 @@ def seconds(processes: int, batch_size: int, epochs: int, directory: Path) -> fl
         cfg = compose("train", ["dataset=mnist", *trainer, *settings, "trainer.accelerator=cpu"])
     cfg.dataset.source = {"_target_": "loop_overhead.pixels"}
     cfg.trainer.check_val_every_n_epoch = epochs
-    found = launch(cfg, directory / f"{processes}-{batch_size}-{epochs}", "benchmark")
+    cfg.output_dir = str(directory)
+    found = launch(RunSpec.of(cfg))
     assert found is not None
     return found["train/seconds"]
 
@@ -61,7 +64,7 @@ def main() -> None:
             f"{statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |",
             flush=True,
         )
-    where = records.environment()
+    where = environment.environment()
     print(f"\n{where['device']}, {where['platform']}, torch {where['version/torch']}, commit {where['commit']}.")
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from elite_pl import sources
+from elite_pl.data import torchvision_set
 
 
 def main(target: Path) -> None:
     """Draws 52,000 of the 60,000 training images to train on and 4,000 others to score."""
-    mnist = sources.torchvision_set("MNIST", os.environ.get("ELITE_PL_DATA", "data"))
+    mnist = torchvision_set("MNIST", os.environ.get("ELITE_PL_DATA", "data"))
     order = np.random.default_rng(0).permutation(len(mnist.x_train))
     arrays = {}
     for part, index in (("train", order[:52_000]), ("test", order[52_000:56_000])):

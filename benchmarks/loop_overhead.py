@@ -14,6 +14,7 @@ import logging
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_module
 
-from elite_pl import alice, config, records, seeding, sources
-from elite_pl.callbacks import History
-from elite_pl.datamodule import PollutedData
-from elite_pl.losses import hinge
+from elite_pl import config, seeding
+from elite_pl.algorithm import alice
+from elite_pl.algorithm.losses import hinge
+from elite_pl.cli import silence_advice
+from elite_pl.data import Arrays
+from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.elite import Elite
-from elite_pl.run import make_data, make_detector, make_trainer
-from elite_pl.train import silence_advice
+from elite_pl.runs import environment
+from elite_pl.runs.build import make_data, make_detector, make_trainer
+from elite_pl.runs.callbacks import History
+from elite_pl.runs.spec import RunSpec
 
 RESULTS = Path(__file__).parent / "results" / "loop_overhead.md"
 NOT_COUNTED = 2  # epochs at the start
@@ -101,11 +106,11 @@ class Turns(pl.Callback):
         assert not different, f"the loops did not make the same steps: {different}"
 
 
-def pixels() -> sources.Arrays:
+def pixels() -> Arrays:
     """Random pixels in the shape of MNIST."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (12000, 1, 28, 28), dtype=np.uint8), np.arange(12000) % 2
-    return sources.Arrays(
+    return Arrays(
         name="pixels",
         x_train=x,
         y_train=y,
@@ -122,7 +127,7 @@ def measure(case: str, epochs: int) -> tuple[list[float], list[float], int]:
     chosen = {"MNIST LeNet": ["dataset=mnist", "label_ratio=0.004"], "digits MLP": ["dataset=digits"]}[case]
     common = ["logger=none", "method=elite_svdd", "method.pretrain_epochs=0", f"epochs={epochs}", "threads=1"]
     with initialize_config_module("elite_pl.conf", version_base="1.3"):
-        cfg = compose("train", [*chosen, *common, "+trainer.limit_val_batches=0"])
+        cfg = compose("train", [*chosen, *common, "trainer.limit_val_batches=0"])
     if case == "digits MLP":
         data = make_data(cfg)
     else:
@@ -131,7 +136,9 @@ def measure(case: str, epochs: int) -> tuple[list[float], list[float], int]:
     detector = make_detector(cfg, data.sample_shape)
     turns = Turns()
     with tempfile.TemporaryDirectory() as directory:
-        trainer = make_trainer(cfg, Path(directory), History(Path(directory) / "history.csv"))
+        trainer = make_trainer(
+            replace(RunSpec.of(cfg), directory=Path(directory)), History(Path(directory) / "history.csv")
+        )
         trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
         trainer.fit(detector, datamodule=data)
     counted = slice(NOT_COUNTED, len(turns.lightning))
@@ -168,7 +175,7 @@ def main() -> None:
             f"{medians[0]:.3f} to {medians[-1]:.3f} |"
         )
         print(lines[-1], flush=True)
-    where = records.environment()
+    where = environment.environment()
     text = f"""# The Lightning loop against a bare PyTorch loop
 
 `make bench`, or `python benchmarks/loop_overhead.py --repetitions {options.repetitions} --write`.

@@ -1,7 +1,6 @@
 """The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
 
 import contextlib
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,6 +11,7 @@ import hydra.utils
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.errors import InputError
 
 
@@ -41,9 +41,10 @@ class Config:
     method: Any = _key("the detector")
     trainer: Any = _key("where it is trained")
     logger: Any = _key("where curves are drawn; history.csv is always written")
+    callbacks: Any = _key("what is done besides, at the end of an epoch or a step: Lightning's callbacks, by name")
 
 
-GROUPS = ("dataset", "backbone", "method", "trainer", "logger")
+GROUPS = ("dataset", "backbone", "method", "trainer", "logger", "callbacks")
 
 HELP = """\
 elite_pl: deep anomaly detection when the training data is dirty (ELITE, KDD 2021)
@@ -123,29 +124,6 @@ def plain(config: Any) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def explain(error: Exception) -> str:
-    """One line that says what is wrong with what was typed, from an error of Hydra or OmegaConf."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    if lines[0].startswith("Error merging override") and error.__cause__ is not None:
-        typed, cause = lines[0].removeprefix("Error merging override "), str(error.__cause__).splitlines()[0]
-        return f"{typed}: {cause}"
-    if lines[0].startswith("LexerNoViableAltException"):
-        key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")
-        return f"{key}={value}: has characters that need quotes; '{key}=\"{value}\"'"
-    unknown = re.match(r"Could not override '([^']+)'", lines[0])
-    if unknown and any(line.startswith("To append to your config") for line in lines):
-        key = unknown.group(1)
-        close = difflib.get_close_matches(key, [f.name for f in fields(Config)] + ["experiment"], n=1)
-        hint = f"did you mean {close[0]}?" if close else "--help lists the root keys, --cfg job all of them"
-        return f"{key}: no such key; {hint}"
-    if missing := re.search(r"Missing mandatory value: ([\w.]+)", lines[0]):
-        return f"{missing.group(1)}: has no value; give {missing.group(1)}=VALUE"
-    if "Config search path:" in lines:
-        lines = lines[: lines.index("Config search path:")]
-    kept = " ".join(line for line in lines if not re.match("full_key|object_type|reference_type", line))
-    return re.sub(", set env var HYDRA_FULL_ERROR=1[^.]*", "", kept)
-
-
 def instantiate(key: str, node: Any) -> Any:
     """The one place where a config node (`_target_` and its arguments) becomes Python.
 
@@ -159,7 +137,8 @@ def instantiate(key: str, node: Any) -> Any:
     Raises:
         InputError: If a value is not of the type that its argument is annotated with; names the key.
     """
-    _check_types(key, plain(node) if OmegaConf.is_config(node) else node)
+    node = renamed(plain(node) if OmegaConf.is_config(node) else node, PUBLIC)
+    _check_types(key, node)
     return hydra.utils.instantiate(node, _partial_=True, _convert_="all")
 
 

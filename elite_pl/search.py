@@ -10,25 +10,24 @@ import csv
 import logging
 import math
 import shlex
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
-from hydra.errors import HydraException
 from omegaconf import open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
-from elite_pl import config, records, seeding
+from elite_pl import cli, config, seeding
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.files import atomic_write
-from elite_pl.sweep import one_line
-from elite_pl.train import say, silence_advice
+from elite_pl.runs.identity import digest
+from elite_pl.runs.results import check_writable
+from elite_pl.runs.spec import RunSpec
 
 if TYPE_CHECKING:
     import optuna
@@ -100,8 +99,8 @@ def suggested(trial: optuna.Trial, override: Override) -> str:
     return repr(trial.suggest_float(key, sweep.start, sweep.end, log=logarithmic))
 
 
-def composed(typed: Sequence[str], place: Path | None) -> config.Config:
-    """The configuration of a command line, checked.
+def composed(typed: Sequence[str], place: Path | None) -> RunSpec:
+    """The run of a command line.
 
     Raises:
         InputError: If a value is out of its range, or an experiment sweeps: a setting is searched for one cell.
@@ -113,31 +112,31 @@ def composed(typed: Sequence[str], place: Path | None) -> config.Config:
         raise InputError(f"experiment: sweeps {', '.join(swept)}; a setting is searched for one run, so type its keys")
     with read_write(found), open_dict(found):
         del found["hydra"]
-    config.check(found)
-    return found
+    return RunSpec.of(found)
 
 
-def check(cfg: config.Config, folds: int) -> None:
+def check(spec: RunSpec, folds: int) -> None:
     """Refuses, before anything is written, what no trial could be trained with; arguments as of `cross_validated`.
 
     Raises:
         InputError: If data, detector or trainer cannot be made of it.
     """
-    from elite_pl import run
+    from elite_pl.runs import build, launch
 
-    data = run.make_data(cfg, held_out=(0, folds))
-    run.make_detector(cfg, data.sample_shape).check(data)
-    if run.make_trainer(cfg, Path()).world_size > 1:
-        raise InputError(f"trainer.devices={cfg.trainer.devices}: a search takes one process; use 1")
+    data = build.make_data(spec.config, held_out=(0, folds))
+    build.make_detector(spec.config, data.sample_shape).check(data)
+    build.make_trainer(spec, build.History(Path()))
+    if launch.takes_processes(spec):
+        raise InputError(f"trainer.devices={spec.plain['trainer']['devices']}: a search takes one process; use 1")
 
 
-def cross_validated(cfg: config.Config, folds: int) -> float:
+def cross_validated(spec: RunSpec, folds: int) -> float:
     """ROC AUC over all labeled samples, each scored by a detector that was trained without its label.
 
     Scores of different networks do not compare, so each counts by the share of unlabeled samples below it.
 
     Args:
-        cfg: A checked configuration.
+        spec: The run whose detectors are trained.
         folds: How many detectors are trained.
 
     Returns:
@@ -149,20 +148,23 @@ def cross_validated(cfg: config.Config, folds: int) -> float:
     """
     import torch
 
-    from elite_pl import metrics, run
-    from elite_pl.callbacks import History
+    from elite_pl.algorithm import metrics
+    from elite_pl.runs import build
+    from elite_pl.runs.callbacks import History
+    from elite_pl.runs.run import fit
 
+    cfg = spec.config
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     shares, truth = [], []
     for fold in range(folds):
-        data = run.make_data(cfg, held_out=(fold, folds))
-        with tempfile.TemporaryDirectory() as directory:
-            history = History(Path(directory) / "history.csv")
-            trainer = run.make_trainer(cfg, Path(directory), history)
-            detector = run.make_detector(cfg, data.sample_shape, run.pretrained_file(cfg, data))
+        data = build.make_data(cfg, held_out=(fold, folds))
+        with tempfile.TemporaryDirectory() as place:
+            history = History(Path(place) / "history.csv")
+            trainer = build.make_trainer(replace(spec, directory=Path(place)), history)
+            detector = build.make_detector(cfg, data.sample_shape, build.pretrained_file(cfg, data))
             detector.check(data)
-            run.fit(detector, data, trainer, history, Path(directory) / "last.ckpt")
+            fit(detector, data, trainer, history, Path(place) / "last.ckpt")
         detector.to("cpu")
         data.place(torch.device("cpu"))
         unlabeled = detector.score_samples(data.unlabeled).sort().values
@@ -198,19 +200,19 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     fixed, searched = read_overrides(typed)
     first = composed([*fixed, *(f"{o.key_or_group}={_any_value(o)}" for o in searched)], place)
     check(first, folds)
-    folder = Path(first.output_dir) / first.study
-    records.check_writable(folder)
+    folder = Path(first.config.output_dir) / first.config.study
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what failed is told by us, on one line
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     backend = JournalFileBackend(str(folder / "search.journal"))
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
-        study_name=records.digest([*sorted(typed), folds]),
+        study_name=digest([*sorted(typed), folds]),
         direction="maximize",
         load_if_exists=True,
     )
-    study.sampler = _sampler(searched, first.seed, len(study.trials))
+    study.sampler = _sampler(searched, first.config.seed, len(study.trials))
 
     def objective(trial: optuna.Trial) -> float:
         values = [f"{override.key_or_group}={suggested(trial, override)}" for override in searched]
@@ -278,17 +280,12 @@ def _write(path: Path, study: optuna.Study) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits with 0 for success, 2 for bad input."""
     options = parser().parse_intermixed_args(arguments)
-    log.setLevel(logging.INFO)
-    log.handlers, log.propagate = [logging.StreamHandler()], False
-    for name in ("run", "progress"):  # one line a trial
-        logging.getLogger(f"elite_pl.{name}").setLevel(logging.WARNING)
+    cli.log_to_stderr()
+    cli.quiet_runs(True)  # one line a trial
+    cli.silence_advice()
     config.register()
-    silence_advice()
-    try:
+    with cli.exit_codes():
         lines = search(options.typed, options.trials, options.folds, options.config_dir)
-    except (HydraException, OmegaConfBaseException, InputError, OSError) as error:
-        say(one_line(error))
-        sys.exit(2)
     print("\n".join(lines))
 
 

@@ -39,7 +39,6 @@ def command(monkeypatch, capfd, tmp_path):
     def call(*arguments: str) -> Outcome:
         default = [] if any(a.startswith(("logger=", "--")) for a in arguments) else ["logger=none"]
         monkeypatch.setattr(sys, "argv", ["elite_pl.train", *arguments, *default])
-        train.codes.clear()
         capfd.readouterr()
         code = 0
         try:

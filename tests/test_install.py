@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[1]
 def wheel(tmp_path_factory):
     """Builds the wheel, from a copy so that nothing is left in the project."""
     copy, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, copy)
     for name in ("elite_pl", "conf"):
         shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -39,7 +39,9 @@ def place(wheel, tmp_path_factory):
 
 def test_it_holds_all_modules_configs_and_the_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {str(p.relative_to(PROJECT)) for p in (PROJECT / "elite_pl").rglob("*.py")}
+    modules = {
+        str(p.relative_to(PROJECT)) for p in (PROJECT / "elite_pl").rglob("*.py*") if p.suffix in (".py", ".pyi")
+    }
     configs = {f"elite_pl/{p.relative_to(PROJECT)}" for p in (PROJECT / "conf").rglob("*.yaml")}
     assert modules | configs | {"elite_pl/py.typed", "elite_pl/conf/__init__.py"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"elite_pl"}, "nothing else"

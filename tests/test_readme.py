@@ -49,7 +49,7 @@ def test_its_commands_compose(command):
         assert outcome.code == 0, (line, outcome.err)
 
 
-def test_the_map_names_every_module():
-    listed = set(re.findall(r"\b(\w+\.py)\b", README.split("## Map")[1]))
-    modules = {path.name for place in ("elite_pl", "elite_pl/report") for path in (ROOT / place).glob("*.py")}
-    assert modules - listed == {"__init__.py"}
+def test_the_map_names_every_package_and_command():
+    named = set(re.findall(r"\b(\w+/|\w+\.py)(?=\s)", README.split("## Map")[1]))
+    packages = {f"{path.parent.name}/" for path in (ROOT / "elite_pl").glob("*/__init__.py")}
+    assert packages <= named and {"train.py", "search.py"} <= named

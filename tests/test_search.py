@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elite_pl import search, splits
+from elite_pl import search
+from elite_pl.data import splits
 
 QUICK = ["method=labels_only", "method.pretrain_epochs=0", "label_ratio=0.2", "normal_class=3", "logger=none"]
 RATES = "method.optimizer.lr=1e-9,1e-2"

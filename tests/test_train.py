@@ -16,13 +16,13 @@ import torch
 from omegaconf import OmegaConf
 from wandb_tools import read_run
 
-from elite_pl import alice, metrics, sources
-from elite_pl.batchnorm import frozen_statistics
-from elite_pl.callbacks import TimeLeft
+from elite_pl.algorithm import alice, metrics
+from elite_pl.algorithm.batchnorm import frozen_statistics
+from elite_pl.data import digits
+from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.methods.deep_sad import DeepSad
 from elite_pl.methods.elite import Elite
-from elite_pl.preprocessing import Preprocessing
-from elite_pl.run import load_detector
+from elite_pl.runs.detector_file import load_detector
 
 METHODS = ("elite_svdd", "elite_ae", "autoencoder", "deep_svdd", "deep_sad", "labels_only", "oracle")
 SHORT = ("epochs=3", "method.pretrain_epochs=1")
@@ -65,7 +65,7 @@ def test_a_run_leaves_its_files(command, method):
 def test_the_detector_file_scores_as_the_run_did(command):
     directory = command(*SHORT).directory
     detector, content = load_detector(directory / "detector.pt")
-    x = torch.as_tensor(sources.digits().x_test)
+    x = torch.as_tensor(digits().x_test)
     with torch.no_grad():
         scores = detector(Preprocessing(**content["preprocessing"]).scaled(x))
     expected = [float(row["score"]) for row in read_csv(directory / "scores.csv")]
@@ -150,7 +150,7 @@ def test_auto_picks_the_backbone_by_the_shape(command, images, shape, backbone):
 
 
 def test_known_labels_need_no_normal_class(command, tmp_path):
-    data = sources.digits()
+    data = digits()
     y = np.where(data.y_train[:400] == 3, 1, -1)
     y[20:] = 0
     np.savez(tmp_path / "own.npz", x_train=data.x_train[:400], y_train=y)
@@ -211,8 +211,7 @@ def test_each_job_of_a_sweep_has_its_wandb_run_and_a_failed_one_is_marked(comman
 
 
 def test_a_long_run_says_how_long_it_will_take(command, monkeypatch):
-    monkeypatch.setattr("elite_pl.run.TimeLeft", lambda: TimeLeft(after=0, long=0))
-    outcome = command(*SHORT)
+    outcome = command(*SHORT, "+callbacks.time_left.after=0", "+callbacks.time_left.long=0")
     assert re.search(r"about \d+ s of training left \(10 of 12 steps\)", outcome.err)
 
 
@@ -242,7 +241,7 @@ def test_a_run_that_only_lacks_its_results_writes_them(command):
 
 
 def test_known_labels_with_a_test_part(command):
-    data = sources.digits()
+    data = digits()
     y_train, y_test = (np.where(y == 3, 1, -1) for y in (data.y_train, data.y_test))
     y_train[np.random.default_rng(0).random(len(y_train)) < 0.9] = 0
     np.savez("own.npz", x_train=data.x_train, y_train=y_train, x_test=data.x_test, y_test=y_test)
@@ -304,7 +303,7 @@ def test_labels_only_is_scored_with_statistics_of_all_training_samples(command):
     directory = command("method=labels_only", *SHORT).directory
     detector, _ = load_detector(directory / "detector.pt")
     split = np.load(directory / "splits.npz")
-    x = torch.as_tensor(sources.digits().x_train[np.concatenate([split["unlabeled"], split["labeled"]])])
+    x = torch.as_tensor(digits().x_train[np.concatenate([split["unlabeled"], split["labeled"]])])
     first = detector.score.encoder[1]
     norm = detector.score.encoder[2]
     mean = (x.flatten(1) @ first.weight.T).mean(0)

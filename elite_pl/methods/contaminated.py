@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from elite_pl import distributed
-from elite_pl.contamination import estimate
-from elite_pl.datamodule import PollutedData
-from elite_pl.detector import Detector
+from elite_pl.algorithm.contamination import estimate
+from elite_pl.algorithm.losses import hinge, inverse_distance
+from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError
-from elite_pl.losses import hinge, inverse_distance
+from elite_pl.methods.base import Detector
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from elite_pl.datamodule import Batch
-from elite_pl.detector import Detector
+from elite_pl.algorithm.losses import hinge, inverse_distance
+from elite_pl.data.datamodule import Batch
 from elite_pl.errors import InputError
-from elite_pl.losses import hinge, inverse_distance
+from elite_pl.methods.base import Detector
 
 
 class DeepSad(Detector):

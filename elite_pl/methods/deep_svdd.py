@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from elite_pl.datamodule import Batch
-from elite_pl.detector import Detector
+from elite_pl.data.datamodule import Batch
+from elite_pl.methods.base import Detector
 
 
 class DeepSvdd(Detector):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from elite_pl import seeding
-from elite_pl.datamodule import Batch, PollutedData
-from elite_pl.detector import Detector
+from elite_pl.algorithm.losses import deviation
+from elite_pl.data.datamodule import Batch, PollutedData
 from elite_pl.errors import InputError
-from elite_pl.losses import deviation
+from elite_pl.methods.base import Detector
 
 
 class DevNet(Detector):

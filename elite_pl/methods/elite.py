@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elite_pl import alice, distributed
-from elite_pl.batchnorm import repeated_pass
-from elite_pl.datamodule import Batch
-from elite_pl.detector import Detector
+from elite_pl import distributed
+from elite_pl.algorithm import alice
+from elite_pl.algorithm.batchnorm import repeated_pass
+from elite_pl.algorithm.losses import hinge
+from elite_pl.data.datamodule import Batch
 from elite_pl.errors import InputError
-from elite_pl.losses import hinge
+from elite_pl.methods.base import Detector
 
 META_GRADIENTS = {"jvp": alice.jvp, "virtual_step": alice.virtual_step}
 

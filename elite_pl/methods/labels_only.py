@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from elite_pl.batchnorm import frozen_statistics
-from elite_pl.datamodule import Batch
-from elite_pl.detector import Detector
-from elite_pl.losses import hinge
+from elite_pl.algorithm.batchnorm import frozen_statistics
+from elite_pl.algorithm.losses import hinge
+from elite_pl.data.datamodule import Batch
+from elite_pl.methods.base import Detector
 
 
 class LabelsOnly(Detector):

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from elite_pl.datamodule import Batch
+from elite_pl.algorithm.losses import UPDATES, latent_outlier_exposure
+from elite_pl.data.datamodule import Batch
 from elite_pl.errors import InputError
-from elite_pl.losses import UPDATES, latent_outlier_exposure
 from elite_pl.methods.contaminated import Contaminated
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from elite_pl.datamodule import PollutedData
+from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError
-from elite_pl.scores import KernelExpansion
-from elite_pl.shallow import ShallowDetector, training_samples
+from elite_pl.methods.shallow import ShallowDetector, training_samples
+from elite_pl.models.scores import KernelExpansion
 
 
 class Ocsvm(ShallowDetector):

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from elite_pl.datamodule import Batch, PollutedData
-from elite_pl.detector import Detector
+from elite_pl.algorithm.losses import hinge
+from elite_pl.data.datamodule import Batch, PollutedData
 from elite_pl.errors import InputError
-from elite_pl.losses import hinge
+from elite_pl.methods.base import Detector
 
 
 class Oracle(Detector):

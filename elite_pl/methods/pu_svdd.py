@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from elite_pl.datamodule import Batch
-from elite_pl.losses import positive_unlabeled
+from elite_pl.algorithm.losses import positive_unlabeled
+from elite_pl.data.datamodule import Batch
 from elite_pl.methods.contaminated import Contaminated
 
 

@@ -6,12 +6,12 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from elite_pl.batchnorm import frozen_statistics
-from elite_pl.datamodule import Batch
-from elite_pl.detector import Detector
+from elite_pl.algorithm.batchnorm import frozen_statistics
+from elite_pl.algorithm.losses import orthogonality_error, reconstruction_error, subspace_error
+from elite_pl.data.datamodule import Batch
 from elite_pl.errors import InputError
-from elite_pl.losses import orthogonality_error, reconstruction_error, subspace_error
-from elite_pl.scores import RobustSubspace
+from elite_pl.methods.base import Detector
+from elite_pl.models.scores import RobustSubspace
 
 UPDATES = ("reconstruction", "orthogonality", "subspace")  # in the order of the published code
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from elite_pl.datamodule import Batch
+from elite_pl.data.datamodule import Batch
 from elite_pl.methods.loe import LatentOutlierExposure
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from elite_pl import seeding
-from elite_pl.datamodule import PollutedData
+from elite_pl.algorithm.metrics import roc_auc
+from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, TrainingError
-from elite_pl.metrics import roc_auc
+from elite_pl.methods.shallow import ShallowDetector, training_samples
+from elite_pl.models.scores import KernelExpansion, squared_distance
 from elite_pl.progress import Estimate
-from elite_pl.scores import KernelExpansion, squared_distance
-from elite_pl.shallow import ShallowDetector, training_samples
 
 NEGLIGIBLE = 1e-6  # a coefficient, relative to its bound, that the solver's tolerance makes out of 0
 

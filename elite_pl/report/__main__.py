@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write
-from elite_pl.plots import comparison_plot
 from elite_pl.report.contents import Drawn, Findings, sections
-from elite_pl.report.figures import Panel, lines_plot
+from elite_pl.report.dashboard import Chart, log_study
+from elite_pl.report.figures import Panel, comparison_plot, lines_plot
 from elite_pl.report.grid import (
     MEASURES,
     confounds,
@@ -25,17 +25,6 @@ from elite_pl.report.grid import (
     swept,
 )
 from elite_pl.report.page import page
-from elite_pl.report.studies import (
-    AUROC,
-    SETTING,
-    Run,
-    grouped,
-    read_failures,
-    read_study,
-    values_of,
-    without_copies,
-    write_cells,
-)
 from elite_pl.report.tables import (
     SUMMARY_CAPTION,
     latex,
@@ -46,7 +35,17 @@ from elite_pl.report.tables import (
     table,
     told_apart_by,
 )
-from elite_pl.tracking import Chart, log_study
+from elite_pl.studies.read import (
+    AUROC,
+    SETTING,
+    Run,
+    grouped,
+    read_failures,
+    read_study,
+    values_of,
+    without_copies,
+    write_cells,
+)
 
 _AXES = {  # how the axes of the paper are called in a figure
     "pollution": "pollution $r_p$",

@@ -12,8 +12,8 @@ from elite_pl.report.figures import Panel
 from elite_pl.report.grid import missing
 from elite_pl.report.page import Section, bullets, downloads, facts, folded, html_table, paragraph, picture
 from elite_pl.report.statistics import FEWEST, SIGNIFICANT
-from elite_pl.report.studies import ORIGIN, REPEATS, SETTING, UNSET, Run, common_and_different, counted, values_of
 from elite_pl.report.tables import Row, best_and_behind, changes, summary_text, table
+from elite_pl.studies.read import ORIGIN, REPEATS, SETTING, UNSET, Run, common_and_different, counted, values_of
 
 _MOST = 200  # lines of a list; more are counted
 

@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from elite_pl.files import atomic_write
-from elite_pl.plots import STYLE, series
+from elite_pl.runs.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, VERMILLION, axes_at
+
+_COLOURS = (VERMILLION, BLUE, GREEN, ORANGE, SKY, PURPLE)
+_MARKERS = "os^DvPX<p>*h"
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1.2)))
 
 PANELS_A_ROW = 3
 BANDS_A_PANEL = 6  # with more of them nothing can be seen
@@ -41,6 +45,17 @@ class Panel:
 
     title: str
     lines: Sequence[Line]
+
+
+def series(i: int) -> tuple[str, str, str, Any]:
+    """The look of the i-th of many series: no two of 24 have the same marker (shape, filled or not); then again.
+
+    Returns:
+        Colour, marker, colour of the marker's face, dashes.
+    """
+    colour = _COLOURS[i % len(_COLOURS)]
+    face = "white" if i // len(_MARKERS) % 2 else colour
+    return colour, _MARKERS[i % len(_MARKERS)], face, _DASHES[i % len(_DASHES)]
 
 
 def lines_plot(
@@ -147,3 +162,61 @@ def _beside(x: np.ndarray, xs: Sequence[float], i: int, count: int, log: bool) -
     gap = np.diff(places).min() if len(places) > 1 else 1.0
     shift = (i - (count - 1) / 2) * min(0.03, 0.3 / count) * gap
     return np.exp(np.log(x) + shift) if log else x + shift
+
+
+def comparison_plot(
+    path: str | os.PathLike[str], rows: Sequence[tuple[str, str, float]], group_label: str = "normal class"
+) -> None:
+    """Draws the ROC AUC of methods side by side: every run a small mark, mean ± standard deviation a large one.
+
+    Args:
+        path: The picture to write.
+        rows: One (method, group, ROC AUC in 0..1) a run; methods and groups stand in order of appearance.
+        group_label: What the groups are.
+    """
+    methods = list(dict.fromkeys(method for method, _, _ in rows))
+    groups = list(dict.fromkeys(group for _, group, _ in rows))
+    pitch = 0.72 / len(methods)
+    labelled: set[str] = set()
+    width = max(3.6, 0.8 + len(groups) * max(0.8, 0.17 * len(methods)))
+    with axes_at(path, width, 3.2) as axes:
+        for i, method in enumerate(methods):
+            colour, marker, face, _ = series(i)
+            for j, group in enumerate(groups):
+                points = 100 * np.array([auroc for m, g, auroc in rows if (m, g) == (method, group)])
+                if not len(points):
+                    continue
+                centre = j + (i - (len(methods) - 1) / 2) * pitch
+                # Runs to the right of their mean, so that neither hides the other.
+                axes.plot(
+                    np.full(len(points), centre + 0.3 * pitch),
+                    points,
+                    marker,
+                    color=colour,
+                    alpha=0.55,
+                    markersize=2.8,
+                    markeredgewidth=0,
+                )
+                axes.errorbar(
+                    centre - 0.2 * pitch,
+                    points.mean(),
+                    points.std(ddof=1) if len(points) > 1 else 0.0,
+                    fmt=marker,
+                    color=colour,
+                    markerfacecolor=face,
+                    markersize=5.5,
+                    elinewidth=1.4,
+                    capsize=2.5,
+                    label=None if method in labelled else method,
+                )
+                labelled.add(method)
+        for j in range(1, len(groups)):
+            axes.axvline(j - 0.5, color="0.9", linewidth=0.8, zorder=0)
+        axes.axhline(50, color="0.5", linestyle="--", linewidth=1, zorder=0)
+        axes.text(len(groups) - 0.5, 50.4, "chance ", color="0.4", fontsize=7, ha="right", va="bottom")
+        axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(min(45.0, axes.get_ylim()[0]), 102))
+        axes.set_xticks(range(len(groups)), groups)
+        axes.set(xlabel=group_label, ylabel="ROC AUC (%), mean ± std")
+        legend_rows = -(-len(labelled) // max(1, int(width / 1.2)))
+        legend_columns = -(-len(labelled) // legend_rows)
+        axes.figure.legend(loc="outside upper center", ncols=legend_columns, columnspacing=1.2, handletextpad=0.4)

@@ -20,7 +20,7 @@ from elite_pl.report.statistics import (
     mean_std,
     standard_error,
 )
-from elite_pl.report.studies import HIDDEN, HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, check_cells, grouped, values_of
+from elite_pl.studies.read import HIDDEN, HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, check_cells, grouped, values_of
 
 SUMMARY_CAPTION = (
     "ROC AUC in %, mean ± standard deviation over runs; 95 % interval: Student's t, clustered by normal class; "

@@ -1,0 +1,238 @@
+"""Batches: the samples lie on the device once, as one tensor, and every batch is gathered there by index."""
+
+from collections.abc import Callable, Iterator
+from typing import TypedDict
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from elite_pl import distributed, seeding
+from elite_pl.data.preprocessing import Preprocessing, preprocessing
+from elite_pl.data.arrays import Arrays
+from elite_pl.data.splits import Split, is_anomaly
+
+
+class Batch(TypedDict):
+    """What one training step gets.
+
+    Attributes:
+        unlabeled: Samples, shape (n, ...); one of several processes has its shard of them only.
+        index: Their positions among the unlabeled samples, shape (n,).
+        truth: Their true labels, +1 or -1, shape (n,): for the oracle and for diagnostics, never for a real method.
+        labeled: Labeled samples, shape (m, ...).
+        labeled_y: Their labels, +1 or -1, shape (m,).
+    """
+
+    unlabeled: Tensor
+    index: Tensor
+    truth: Tensor
+    labeled: Tensor
+    labeled_y: Tensor
+
+
+class Samples:
+    """Samples on a device, in the form in which they came; batches of them are scaled when they are gathered.
+
+    Args:
+        values: uint8 pixels or floats, shape (n, ...).
+        preprocessing: How they become the numbers that a network sees.
+        device: Where they lie.
+    """
+
+    def __init__(self, values: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.values = preprocessing.once(values).to(device)
+        self.preprocessing = preprocessing.to(device)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Gathers samples, scaled, as floats of shape (n, ...)."""
+        return self.preprocessing.scaled(self.values[index])
+
+    def in_order(self, size: int = 1000) -> Iterator[Tensor]:
+        """Yields all samples in batches."""
+        for start in range(0, len(self), size):
+            yield self[slice(start, start + size)]
+
+
+class TrainingBatches:
+    """The batches of one epoch, in an order that depends on the seed and the epoch alone.
+
+    A last batch of fewer than 2 samples, of which no batch statistics can be taken, joins the one before.
+
+    Args:
+        data: The data module whose samples are gathered.
+        epoch: Tells the number of the current epoch.
+    """
+
+    def __init__(self, data: "PollutedData", epoch: Callable[[], int]) -> None:
+        self.data, self.epoch = data, epoch
+
+    def __len__(self) -> int:
+        n, size = len(self.data.unlabeled), self.data.batch_size
+        return max(1, n // size + (n % size >= 2))
+
+    def __iter__(self) -> Iterator[Batch]:
+        data, device = self.data, self.data.truth.device
+        order = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "batches", self.epoch()))
+        draws = seeding.generator(data.seed, "labeled batches", self.epoch())
+        labeled, labeled_y = data.labeled[:], data.labeled_y
+        for i in range(len(self)):
+            end = None if i == len(self) - 1 else (i + 1) * data.batch_size
+            index = order[i * data.batch_size : end].to(device)
+            if data.labeled_batch_size is not None:
+                drawn = balanced_draw(data.labeled_y.cpu(), data.labeled_batch_size, draws).to(device)
+                labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
+            yield Batch(
+                unlabeled=data.unlabeled[index[distributed.shard(len(index))]],
+                index=index,
+                truth=data.truth[index],
+                labeled=labeled,
+                labeled_y=labeled_y,
+            )
+
+
+class TestBatches:
+    """All test samples in order: batches of (samples (n, ...), is_anomaly (n,)).
+
+    One of several processes has its shard of the samples only, as in training.
+
+    Args:
+        test: The samples.
+        anomalous: Which are anomalies, bool, shape (number of samples,).
+        size: n.
+    """
+
+    __test__ = False  # not a test for pytest to collect
+
+    def __init__(self, test: Samples, anomalous: Tensor, size: int = 1000) -> None:
+        self.test, self.anomalous, self.size = test, anomalous, size
+
+    def __len__(self) -> int:
+        return -(-len(self.test) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for i, anomalous in enumerate(self.anomalous.split(self.size)):
+            own = distributed.shard(len(anomalous))
+            start = i * self.size
+            yield self.test[start + own.start : start + own.stop], anomalous
+
+
+def balanced_draw(label: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Draws the same number of normal and anomalous samples, without replacement.
+
+    Args:
+        label: +1 or -1, shape (m,).
+        size: How many to draw, at most; half of each kind.
+        generator: Where the random numbers come from.
+
+    Returns:
+        Positions in `label`, shape (at most size,).
+    """
+    kinds = [torch.nonzero(label == kind).flatten() for kind in (1, -1)]
+    return torch.cat([kind[torch.randperm(len(kind), generator=generator)[: size // 2]] for kind in kinds])
+
+
+class PollutedData(pl.LightningDataModule):
+    """A polluted training set with its labeled batches, and the test set.
+
+    Args:
+        arrays: All samples of the data set.
+        split: Which of them are used, and as what.
+        normal_class: The class that is normal; ignored where the labels say it themselves.
+        size: Pixels of the sides that images are resized to; None leaves them as they are.
+        scaling: See `preprocessing.preprocessing`.
+        batch_size: n, unlabeled samples in a batch, over all processes.
+        labeled_batch_size: m, labeled samples in a batch, class-balanced; None for all of them at every step.
+        seed: The run's seed.
+    """
+
+    unlabeled: Samples
+    labeled: Samples
+    test: Samples
+    device: torch.device | None = None  # where the samples lie
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        split: Split,
+        *,
+        normal_class: int,
+        size: int | None,
+        scaling: str | list[float],
+        batch_size: int,
+        labeled_batch_size: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.arrays, self.split, self.normal_class = arrays, split, normal_class
+        self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
+        self.preprocessing = preprocessing(
+            arrays.x_train[np.concatenate([split.unlabeled, split.labeled])], size, scaling
+        )
+        self.place(torch.device("cpu"))
+
+    def place(self, device: torch.device) -> None:
+        """Puts all samples that the run uses on a device, unless they are there."""
+        if device == self.device:
+            return
+        self.device = device
+        arrays, split = self.arrays, self.split
+
+        def samples(values: np.ndarray) -> Samples:
+            return Samples(values, self.preprocessing, device)
+
+        self.unlabeled = samples(arrays.x_train[split.unlabeled])
+        self.labeled = samples(arrays.x_train[split.labeled])
+        self.test = samples(arrays.x_test[split.test])
+        self.truth = torch.where(self.anomalous("unlabeled").to(device), -1.0, 1.0)
+        self.labeled_y = torch.as_tensor(split.labeled_y).to(device, torch.float32)
+
+    def setup(self, stage: str) -> None:
+        """Puts the samples on the trainer's device."""
+        assert self.trainer is not None
+        self.place(self.trainer.strategy.root_device)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, as a network sees it."""
+        return tuple(self.unlabeled.values.shape[1:])
+
+    def anomalous(self, part: str) -> Tensor:
+        """Which samples of a part, `"unlabeled"` or `"test"`, are anomalies: bool, shape (n,), on the CPU."""
+        y, index = (
+            (self.arrays.y_test, self.split.test) if part == "test" else (self.arrays.y_train, self.split.unlabeled)
+        )
+        return torch.as_tensor(is_anomaly(y[index], self.normal_class, self.arrays.labels))
+
+    def class_name(self, number: int) -> str:
+        """The name of a class, or its number where it has none."""
+        names = self.arrays.class_names
+        return names[number] if names else str(number)
+
+    def training_samples(self, order: Tensor) -> Iterator[Tensor]:
+        """Yields batches of the unlabeled and labeled samples together, all of about the batch size.
+
+        Args:
+            order: Positions, those of the unlabeled samples first, shape (N + M,).
+        """
+        n = len(self.unlabeled)
+        for index in order.to(self.truth.device).tensor_split(max(1, len(order) // self.batch_size)):
+            yield torch.cat([self.unlabeled[index[index < n]], self.labeled[index[index >= n] - n]])
+
+    def train_dataloader(self) -> TrainingBatches:
+        """The training batches of the trainer's current epoch."""
+        trainer = self.trainer
+        assert trainer is not None
+        return TrainingBatches(self, lambda: trainer.current_epoch)
+
+    def val_dataloader(self) -> "TestBatches":
+        """The test part with its true labels: its ROC AUC over the epochs is drawn, and nothing is chosen by it."""
+        return TestBatches(self.test, self.anomalous("test").to(self.truth.device))
+
+    def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
+        """Returns the batch as it is: it is there already."""
+        return batch

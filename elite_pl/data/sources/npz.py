@@ -1,0 +1,121 @@
+"""npz files of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from elite_pl.data.arrays import Arrays, check_finite, make_arrays, to_labels, to_samples
+from elite_pl.data.splits import stratified
+from elite_pl.errors import InputError, input_errors, one_line
+
+
+def npz(path: str, labels: str, test_fraction: float) -> Arrays:
+    """Load a data set of one's own: `x_train y_train x_test y_test`, or `x y` alone, and optionally `classes` (names).
+
+    Vectors are (n, D) of any real type, taken as float32 as they are. Images are (n, H, W), (n, H, W, C) or
+    (n, C, H, W) with C 1 or 3: integers in 0..255, or floats in [0, 1]. Class labels are integers or strings; strings
+    become names.
+
+    Args:
+        path: of the file.
+        labels: "classes": `y` holds classes, one of which will be normal; "known": +1 normal, -1 anomaly, 0 unlabeled.
+        test_fraction: share of each class that `x y` alone puts aside for the test, with a fixed seed. With
+            labels="known" nothing is put aside: `x y` is the training part, and a test part is optional.
+
+    Returns:
+        The arrays, named after the file.
+
+    Raises:
+        InputError: the file or an array in it is not as described.
+    """
+    if labels not in ("classes", "known"):
+        raise InputError(f"dataset.labels={labels}: unknown; classes (class ids or names) or known (1, -1, 0)")
+    if not 0 < test_fraction < 1:
+        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
+    if not path:
+        raise InputError("dataset.path=null: no file is named; the path of an npz file")
+    file = Path(path).expanduser()
+    return read_npz(file, file.stem, labels, test_fraction)
+
+
+def read_npz(path: Path, name: str, labels: str, test_fraction: float, key: str = "dataset.path") -> Arrays:
+    """Read, check and convert the arrays of `npz`.
+
+    Args:
+        path: of the file.
+        name: of the data set.
+        labels: as of `npz`, and so is `test_fraction`.
+        key: the key that names the file, for messages.
+
+    Raises:
+        InputError: as `npz`.
+    """
+    with input_errors(f"{key}={path}"), _Reader(path) as reader:
+        parted = reader.has("x_train") or reader.has("y_train") or not (reader.has("x") or reader.has("y"))
+        train = ("x_train", "y_train") if parted else ("x", "y")
+        x_train, y_train = reader.part(*train)
+        x_test, y_test = x_train[:0], y_train[:0]
+        if parted and (labels == "classes" or reader.has("x_test") or reader.has("y_test")):
+            x, y = reader.part("x_test", "y_test", may_be_empty=labels == "known")
+            x_test, y_test = (x, y) if len(x) else (x_test, y_test)
+        elif not parted and labels == "classes":
+            in_train, in_test = stratified(y_train, test_fraction)
+            if not len(in_test):
+                raise ValueError("every class of y has one sample only; two or more, or x_test and y_test")
+            x_test, y_test, x_train, y_train = x_train[in_test], y_train[in_test], x_train[in_train], y_train[in_train]
+        names = None
+        if labels == "classes" and y_train.dtype.kind == "i" and reader.has("classes"):
+            names = tuple(str(one) for one in reader.read("classes").ravel().tolist())
+        return make_arrays(name, x_train, y_train, x_test, y_test, names, labels)
+
+
+class _Reader:
+    """An npz file whose every fault is a ValueError that says what would be right."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            file = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise ValueError("no such file; the path of an npz file") from None
+        except OSError as error:
+            raise ValueError(f"cannot be read ({error.strerror or one_line(error)}); the path of an npz file") from error
+        except Exception as error:  # whatever the unpacking of a foreign file stumbles over
+            raise ValueError("not an npz file; one that numpy.savez writes") from error
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array; an npz file with x_train, y_train, x_test, y_test is right")
+        self.file = file
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def has(self, key: str) -> bool:
+        return key in self.file.files
+
+    def read(self, key: str) -> np.ndarray:
+        if not self.has(key):
+            there = ", ".join(self.file.files) or "nothing"
+            raise ValueError(f"no array {key}; it holds {there}; x_train, y_train, x_test, y_test, or x, y are right")
+        try:
+            array = self.file[key]
+        except Exception as error:  # as above
+            if "allow_pickle" in str(error):
+                raise ValueError(f"{key} holds Python objects; one array of numbers without gaps is right") from None
+            raise ValueError(f"{key} is damaged ({one_line(error)}); write the file again") from error
+        check_finite(key, array)
+        return array
+
+    def part(self, x_key: str, y_key: str, may_be_empty: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Read samples and labels of one part."""
+        x, y = self.read(x_key), to_labels(y_key, self.read(y_key))
+        if x.ndim == 0 or len(x) != len(y):
+            raise ValueError(f"{x_key} has shape {x.shape} and {y_key} {y.shape}; one label a sample is right")
+        if may_be_empty and len(x) == 0:
+            return x, y
+        if 0 in x.shape:
+            raise ValueError(f"{x_key} has shape {x.shape}, which is empty; at least one sample is right")
+        return to_samples(x_key, x), y

@@ -1,0 +1,388 @@
+"""What all detectors offer, and the base of those that are trained by gradient: construction, training step, scoring.
+
+A method (`elite_pl/methods/`) adds its loss, and nothing else; one without a gradient adds its fit (`shallow.py`).
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from elite_pl import distributed, seeding
+from elite_pl.algorithm import losses
+from elite_pl.algorithm.batchnorm import STATISTICS, calibrate, frozen_statistics, repeated_pass, running_statistics
+from elite_pl.algorithm.metrics import RocAuc
+from elite_pl.data.datamodule import Batch, PollutedData, Samples
+from elite_pl.errors import InputError, TrainingError
+from elite_pl.methods.pretraining import pretrain
+from elite_pl.models.networks import Backbone
+from elite_pl.models.scores import Score
+
+MARGINS = ("mean_initial", "max_labeled")
+COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they say nothing
+
+
+class BaseDetector(nn.Module):
+    """What the commands ask of a detector, however it learns: a score, and what the score says of samples.
+
+    Attributes:
+        name: The method's name in logs and tables.
+        score: Ω, the module that maps samples (n, ...) to scores (n,); all that is learned is in it.
+        needs_labels: Whether it learns nothing without labels.
+        needs_labeled_anomalies: Whether it learns nothing without labeled anomalies.
+        infers_labels: Whether `suspicion` is the meta-gradient's, and not the score.
+        needs_backbone: Whether it is made from a backbone.
+    """
+
+    name: str
+    score: Score
+    needs_labels = False
+    needs_labeled_anomalies = False
+    infers_labels = False
+    needs_backbone = False
+
+    @property
+    def backbone_name(self) -> str:
+        """The name of its networks in logs and tables."""
+        return "none"
+
+    def check(self, data: PollutedData) -> None:
+        """Refuses data that the method cannot learn from.
+
+        Raises:
+            InputError: If there are none of the labels that the method needs.
+        """
+        if self.needs_labels and len(data.labeled) == 0:
+            if data.arrays.labels == "known":
+                raise InputError(f"dataset.labels=known: y_train holds no 1 and no -1; method={self.name} needs some")
+            raise InputError(f"label_ratio=0: method={self.name} learns from labels; give label_ratio > 0")
+        if self.needs_labeled_anomalies and not (data.labeled_y < 0).any():
+            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
+
+    def facts(self) -> dict[str, float]:
+        """What the fit has set or chosen, for `metrics.json`."""
+        return {}
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return self.score(sample)
+
+    @torch.no_grad()
+    def score_samples(self, samples: Samples) -> Tensor:
+        """The anomaly scores of samples, in evaluation mode.
+
+        Returns:
+            Scores, shape (n,), on the CPU.
+
+        Raises:
+            TrainingError: If a score is not finite.
+        """
+        self.eval()
+        scores = [self(batch) for batch in samples.in_order()]
+        return self.finite(torch.cat(scores)).cpu() if scores else torch.zeros(0)
+
+    def suspicion(self, score: Tensor) -> Tensor:
+        """How anomalous each unlabeled training sample looks: its score, if the method has nothing better.
+
+        Args:
+            score: Final scores of the unlabeled samples, shape (N,).
+
+        Returns:
+            Higher for the more suspicious, shape (N,), on the CPU.
+        """
+        return score
+
+    def pseudo_label(self, score: Tensor, threshold: float) -> Tensor:
+        """What each unlabeled training sample is taken for, +1 or -1, shape (N,), on the CPU; arguments as above."""
+        return torch.where(score > threshold, -1.0, 1.0)
+
+    def recording(self) -> tuple[Tensor, Tensor] | None:
+        """What is known of the meta-gradient of each recorded step, see `Elite`; None for a method without one."""
+        return None
+
+    def finite(self, score: Tensor) -> Tensor:
+        """Returns the scores, or stops.
+
+        Raises:
+            TrainingError: If one is not finite.
+        """
+        if not torch.isfinite(score).all():
+            raise TrainingError(f"method={self.name}: a score is not finite; likely the data hold extreme values")
+        return score
+
+
+class Detector(BaseDetector, pl.LightningModule):
+    """Scores samples by a network that is trained on a polluted training set.
+
+    Before the first step (`prepare`): autoencoder pre-training, running statistics, center, margin, in this order.
+
+    Args:
+        name: The method's name in logs and tables.
+        backbone: The networks.
+        score: Makes Ω, the module that maps samples (n, ...) to scores (n,), from the backbone.
+        optimizer: Makes the optimizer from the parameters.
+        scheduler: Makes a learning-rate schedule, stepped once an epoch, from the optimizer; None for a constant rate.
+        pretrain_epochs: Passes of autoencoder pre-training; 0 for none.
+        pretrain_learning_rate: Its learning rate.
+        pretrain_weight_decay: Its weight decay.
+        pretrain_milestone: The epoch from which its learning rate is a tenth; None for none.
+        margin: C of Eq. 4: `"mean_initial"` (the paper), `"max_labeled"` (the authors' release), or a positive number.
+        labeled_statistics: What batch normalisation uses in a pass over the labeled batch: its own (`"batch"`) or the
+            `"running"` statistics, neither of which moves the running ones, or those that it has in common with the
+            unlabeled batch (`"joint"`): both then go through in one pass.
+        pretrained: File that keeps the pre-trained weights for other methods on this split; None for none.
+
+    Attributes:
+        clipping: `trainer.gradient_clip_val` and its algorithm, `"norm"` or `"value"`; None for none.
+        micro_batches: `trainer.accumulate_grad_batches`, the parts in which a batch goes through the network.
+
+    Raises:
+        InputError: If an argument has no such value.
+    """
+
+    needs_backbone = True
+    hinge_applies = True  # whether Eq. 4 is a loss for its scores, with its margin
+    margin: Tensor
+    prepared: Tensor
+    clipping: tuple[float, str] | None = None
+    micro_batches = 1
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        backbone: Backbone,
+        score: Callable[[Backbone], Score],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
+        pretrain_epochs: int,
+        pretrain_learning_rate: float,
+        pretrain_weight_decay: float,
+        pretrain_milestone: int | None,
+        margin: str | float,
+        labeled_statistics: str,
+        pretrained: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if not (margin in MARGINS if isinstance(margin, str) else margin > 0):
+            raise InputError(f"method.margin={margin}: must be one of {', '.join(MARGINS)}, or a positive number")
+        if labeled_statistics not in (*STATISTICS, "joint"):
+            raise InputError(f"method.labeled_statistics={labeled_statistics}: must be batch, running or joint")
+        if not pretrain_epochs >= 0:
+            raise InputError(f"method.pretrain_epochs={pretrain_epochs}: must not be negative")
+        if not pretrain_learning_rate > 0:
+            raise InputError(f"method.pretrain_learning_rate={pretrain_learning_rate}: must be positive")
+        if not pretrain_weight_decay >= 0:
+            raise InputError(f"method.pretrain_weight_decay={pretrain_weight_decay}: must not be negative")
+        if pretrain_milestone is not None and not pretrain_milestone >= 1:
+            raise InputError(f"method.pretrain_milestone={pretrain_milestone}: must be an epoch from 1, or null")
+        self.automatic_optimization = False
+        self.name, self.backbone = name, backbone
+        self.score = score(backbone)
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.pretraining: dict[str, Any] = {
+            "epochs": pretrain_epochs,
+            "learning_rate": pretrain_learning_rate,
+            "weight_decay": pretrain_weight_decay,
+            "milestone": pretrain_milestone,
+        }
+        self.margin_rule, self.labeled_statistics, self.pretrained = margin, labeled_statistics, pretrained
+        self.register_buffer("margin", torch.zeros(()))
+        self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
+        self.roc_auc = RocAuc(sync_on_compute=False)  # every process gets the scores of all
+        self.sums: dict[str, tuple[Tensor, int]] = {}
+
+    # What a method adds
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of one step, shape (); its graph must reach the parameters.
+
+        With several processes it is that of the whole batch on each of them: see `unlabeled_score`.
+        """
+        raise NotImplementedError
+
+    # Before training
+
+    @property
+    def backbone_name(self) -> str:
+        """The name of its networks in logs and tables."""
+        return self.backbone.name
+
+    @property
+    def data(self) -> PollutedData:
+        """The data module of the running fit."""
+        return cast(PollutedData, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over the score's parameters, and the schedule."""
+        optimizer = self.make_optimizer(self.score.parameters())
+        return optimizer if self.make_scheduler is None else ([optimizer], [self.make_scheduler(optimizer)])
+
+    def on_fit_start(self) -> None:
+        """Prepares a fresh detector; one that a checkpoint restored is prepared already."""
+        if not self.prepared:
+            self.prepare(self.data)
+            distributed.broadcast_([*self.score.state_dict().values(), self.margin])  # kernels of a GPU need not repeat
+            self.prepared.fill_(True)
+
+    def check(self, data: PollutedData) -> None:
+        """Refuses data that the method cannot learn from.
+
+        Raises:
+            InputError: If there are none of the labels that the method needs.
+        """
+        super().check(data)
+        if self.margin_rule == "max_labeled" and len(data.labeled) == 0:
+            raise InputError("method.margin=max_labeled: there is no labeled sample; use mean_initial or a number")
+
+    def prepare(self, data: PollutedData) -> None:
+        """Initialises the network, the center and the margin from all training samples, without their labels."""
+        for network in (self.backbone.encoder, self.backbone.decoder):
+            network.to(self.device)
+        pretrain(self.backbone, data, **self.pretraining, cache=self.pretrained)
+        self.calibrate(data)
+        with torch.no_grad():
+            self.score.eval()
+            samples = list(data.training_samples(torch.arange(len(data.unlabeled) + len(data.labeled))))
+            self.score.initialise(samples)
+            initial = torch.cat([self.score(batch) for batch in samples])
+            self.score.train()
+        if self.margin_rule == "mean_initial":
+            self.margin.copy_(losses.margin_mean_initial(initial))
+        elif self.margin_rule == "max_labeled":
+            self.margin.copy_(losses.margin_max_labeled(initial[len(data.unlabeled) :]))
+        else:
+            self.margin.fill_(float(self.margin_rule))
+
+    def calibrate(self, data: PollutedData) -> None:
+        """Measures the running statistics afresh over all training samples; see `batchnorm.calibrate`."""
+        samples = len(data.unlabeled) + len(data.labeled)
+        order = torch.randperm(samples, generator=seeding.generator(data.seed, "calibration"))
+        calibrate(self.score, self.score, data.training_samples(order))
+
+    # Training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One optimizer step."""
+        loss = self.loss(batch)
+        self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss)
+        self.observe(loss=loss)
+        if batch_idx == int(self.trainer.num_training_batches) - 1:
+            self.log_means()
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One step of an optimizer down the gradient of a loss.
+
+        Raises:
+            TrainingError: If the loss is not finite.
+        """
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"step {self.global_step}: the loss is {loss.item()}; likely the learning rate "
+                f"({optimizer.param_groups[0]['lr']:g}) is too high, or the data hold extreme values"
+            )
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        distributed.average_([*gradients, *running_statistics(self.score)])  # one message for both
+        if self.clipping is not None:
+            self.clip_gradients(optimizer, *self.clipping)
+        optimizer.step()
+
+    @property
+    def learning_rate(self) -> float:
+        """η_θ: the optimizer's current learning rate."""
+        return cast(torch.optim.Optimizer, self.optimizers()).param_groups[0]["lr"]
+
+    def of_unlabeled(self, function: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        """What a function of samples (n, ...) gives for each of the whole unlabeled batch, shape (n,).
+
+        A process has the samples of its shard only, see `distributed.gather`. A micro-batch keeps nothing but its
+        values: its pass is repeated when the gradient reaches it.
+        """
+        pieces = self.pieces(batch["unlabeled"])
+        if len(pieces) == 1:
+            own = function(batch["unlabeled"])
+        else:
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+            options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
+            own = torch.cat([checkpoint(function, piece, **options) for piece in pieces])
+        return distributed.gather(own, len(batch["index"]))
+
+    def pieces(self, sample: Tensor) -> tuple[Tensor, ...]:
+        """The micro-batches of samples (n, ...), of at least two samples each."""
+        return sample.tensor_split(max(1, min(self.micro_batches, len(sample) // 2)))
+
+    def unlabeled_score(self, batch: Batch) -> Tensor:
+        """Ω of the whole unlabeled batch, shape (n,), with its graph; use it, and not `score` on one's own samples."""
+        return self.of_unlabeled(self.score, batch)
+
+    def scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ω of the whole unlabeled batch, shape (n,), and of the labeled batch, shape (m,)."""
+        if self.labeled_statistics == "joint":
+            unlabeled, labeled = batch["unlabeled"], batch["labeled"]
+            own, labeled_score = self.score(torch.cat([unlabeled, labeled])).split([len(unlabeled), len(labeled)])
+            return distributed.gather(own, len(batch["index"])), labeled_score
+        unlabeled = self.unlabeled_score(batch)
+        with frozen_statistics(self.score, self.labeled_statistics):
+            return unlabeled, self.score(batch["labeled"])
+
+    def observe(self, **values: Tensor) -> None:
+        """Adds a step's values to the means of the epoch; on the device, because a log entry a step costs more."""
+        for key, value in values.items():
+            value = value.detach().double()
+            total, steps = self.sums.get(key, (torch.zeros_like(value), 0))
+            self.sums[key] = total + value, steps + 1
+
+    def log_means(self) -> None:
+        """Logs the means of what was observed in the epoch's steps."""
+        for key, (total, steps) in self.sums.items():
+            mean = (total / steps).float()
+            self.log(f"train/{key}", mean, on_step=False, on_epoch=True, batch_size=1)
+        self.sums = {}
+
+    def on_train_epoch_end(self) -> None:
+        """Steps the schedule, which Lightning leaves to manual optimization."""
+        scheduler = self.lr_schedulers()
+        if scheduler is not None:
+            cast(torch.optim.lr_scheduler.LRScheduler, scheduler).step()
+
+    # Scoring
+
+    def facts(self) -> dict[str, float]:
+        """The margin."""
+        return {"train/margin": float(self.margin)}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds a batch of the test part to the ROC AUC that is drawn over the epochs."""
+        sample, is_anomaly = batch
+        with torch.autocast(self.device.type, enabled=False):  # half the digits would tie scores
+            score = distributed.gather(self(sample), len(is_anomaly))
+            self.roc_auc.update(self.finite(score), is_anomaly)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the ROC AUC of the test part."""
+        self.log("test/auroc", torch.as_tensor(self.roc_auc.compute(), dtype=torch.float64))
+        self.roc_auc.reset()
+
+    def finite(self, score: Tensor) -> Tensor:
+        """Returns the scores, or stops.
+
+        Raises:
+            TrainingError: If one is not finite.
+        """
+        if not torch.isfinite(score).all():
+            raise TrainingError(f"step {self.global_step}: a score is not finite; the learning rate is likely too high")
+        return score
+
+
+def collapsed(score: Tensor) -> bool:
+    """Whether scores say nothing: all of them nearly the same."""
+    return bool(score.std() <= COLLAPSED * score.abs().mean())

@@ -1,0 +1,247 @@
+"""Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from elite_pl.algorithm.losses import center_of
+from elite_pl.errors import InputError
+from elite_pl.models.networks import Backbone
+
+PIECE = 500  # samples of which a kernel is taken at a time
+
+
+class Score(nn.Module):
+    """The base of all scores: maps samples (n, ...) to scores (n,)."""
+
+    def initialise(self, batches: list[Tensor]) -> None:
+        """Fixes what is fixed before training, such as a center.
+
+        Args:
+            batches: All training samples, labeled ones included, in batches of shape (n, ...).
+        """
+
+
+class Hypersphere(Score):
+    """Distance of the encoder's output to a fixed center: `Ω(x) = ||φ(x; θ) - o||`, or its square.
+
+    Source: Ruff et al., "Deep One-Class Classification", ICML 2018; Algorithm 1 of the ELITE paper has the distance,
+    its Sec. 3.2.1 the square.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+        squared: Whether the score is the squared distance.
+    """
+
+    center: Tensor
+
+    def __init__(self, backbone: Backbone, squared: bool = False) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.squared = squared
+        self.register_buffer("center", torch.zeros(backbone.outputs))
+
+    @torch.no_grad()
+    def initialise(self, batches: list[Tensor]) -> None:
+        """Sets the center o to the mean output; see `losses.center_of`."""
+        self.center.copy_(center_of(torch.cat([self.encoder(batch) for batch in batches])))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        # vector_norm, because the square root of a sum has no tangent at the center itself
+        distance = torch.linalg.vector_norm(self.encoder(sample) - self.center, dim=1)
+        return distance.square() if self.squared else distance
+
+
+class Reconstruction(Score):
+    """What an autoencoder fails to reproduce: `Ω(x) = ||ψ(φ(x)) - x||` over all features, or its square.
+
+    Source: Sec. 3.2.1 of the ELITE paper.
+
+    Args:
+        backbone: The encoder φ and the decoder ψ.
+        squared: Whether the score is the squared norm.
+    """
+
+    def __init__(self, backbone: Backbone, squared: bool = False) -> None:
+        super().__init__()
+        self.autoencoder = nn.Sequential(backbone.encoder, backbone.decoder)
+        self.squared = squared
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        error = torch.linalg.vector_norm((self.autoencoder(sample) - sample).flatten(1), dim=1)
+        return error.square() if self.squared else error
+
+
+class ScalarHead(Score):
+    """A linear function of the encoder's output, learned as the score itself: `Ω(x) = <w, φ(x)> + b`, any real number.
+
+    Source: Pang et al., "Deep Anomaly Detection with Deviation Networks", KDD 2019.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.head = nn.Linear(backbone.outputs, 1)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return self.head(self.encoder(sample)).squeeze(1)
+
+
+class RobustSubspace(Score):
+    """What an autoencoder fails to reproduce whose code is held in a linear subspace of d dimensions.
+
+    The robust subspace recovery (RSR) layer maps the encoder's output y = φ(x) to `z = A y`; the decoder sees z through
+    one linear layer V: `x̂ = ψ(V z)`. The score is `Ω(x) = 1 - <x, x̂> / (||x|| ||x̂||)`, the paper's, or `||x̂ - x||`.
+
+    Source: Lai et al., "Robust Subspace Recovery Layer for Unsupervised Anomaly Detection", ICLR 2020, arXiv
+    1904.00152; the scaling of z is in the code published with it only (https://github.com/dmzou/RSRAE).
+
+    Args:
+        backbone: The encoder φ, of D outputs, and the decoder ψ.
+        dimension: d, the dimension of the subspace, at most D.
+        distance: Between a sample and its reconstruction: `"cosine"` or `"norm"`.
+        unit_code: Whether z is scaled to length 1.
+        initial: A at the start: `"orthogonal"`, orthonormal rows, or `"normal"`, independent N(0, 1) as published.
+
+    Raises:
+        InputError: If an argument has no such value.
+    """
+
+    def __init__(self, backbone: Backbone, dimension: int, distance: str, unit_code: bool, initial: str) -> None:
+        super().__init__()
+        if not (isinstance(dimension, int) and 1 <= dimension <= backbone.outputs):
+            raise InputError(
+                f"method.score.dimension={dimension}: must be a whole number from 1 to {backbone.outputs}, the outputs "
+                "of the backbone"
+            )
+        if distance not in ("cosine", "norm"):
+            raise InputError(f"method.score.distance={distance}: must be cosine or norm")
+        if initial not in ("orthogonal", "normal"):
+            raise InputError(f"method.score.initial={initial}: must be orthogonal or normal")
+        self.encoder, self.decoder = backbone.encoder, backbone.decoder
+        self.subspace = nn.Parameter(torch.empty(dimension, backbone.outputs))  # A
+        nn.init.orthogonal_(self.subspace) if initial == "orthogonal" else nn.init.normal_(self.subspace)
+        self.lift = nn.Linear(dimension, backbone.outputs, bias=False)  # V
+        self.distance, self.unit_code = distance, unit_code
+
+    def reconstruct(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to their reconstructions (n, ...)."""
+        code = self.encoder(sample) @ self.subspace.T
+        return self.decoder(self.lift(functional.normalize(code) if self.unit_code else code))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        x, reconstruction = sample.flatten(1), self.reconstruct(sample).flatten(1)
+        if self.distance == "cosine":
+            return 1 - functional.cosine_similarity(x, reconstruction)
+        return torch.linalg.vector_norm(reconstruction - x, dim=1)
+
+
+class Fitted(Score):
+    """A score that is fitted at once, not by gradient: all of it is buffers, whose shapes the data decide."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *options: Any) -> None:
+        """Takes the shapes from the state."""
+        for name, buffer in self.named_buffers(recurse=False):
+            if (kept := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(kept, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *options)
+
+
+class KernelExpansion(Fitted):
+    """A kernel machine: `Ω(x) = ρ - Σ_i a_i exp(-γ ||x - x_i||²)` over support vectors x_i, on flattened samples.
+
+    Attributes:
+        support: x_i, shape (s, features).
+        coefficient: a_i, shape (s,): positive pulls towards normal.
+        gamma: γ > 0, shape ().
+        offset: ρ, shape ().
+    """
+
+    support: Tensor
+    coefficient: Tensor
+    gamma: Tensor
+    offset: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("support", torch.zeros(0, 0))
+        self.register_buffer("coefficient", torch.zeros(0))
+        self.register_buffer("gamma", torch.zeros(()))
+        self.register_buffer("offset", torch.zeros(()))
+
+    def set(self, support: Tensor, coefficient: Tensor, gamma: float, offset: float) -> None:
+        """Takes a solution; support vectors whose coefficient is 0 are left out."""
+        kept = coefficient != 0
+        dtype = support.dtype
+        self.support, self.coefficient = support[kept], coefficient[kept].to(dtype)
+        self.gamma, self.offset = torch.tensor(gamma, dtype=dtype), torch.tensor(offset, dtype=dtype)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,), in pieces that need little memory."""
+        kernels = (rbf(piece, self.support, self.gamma) for piece in sample.flatten(1).split(PIECE))
+        return torch.cat([self.offset - kernel @ self.coefficient for kernel in kernels])
+
+
+def rbf(x: Tensor, y: Tensor, gamma: Tensor | float) -> Tensor:
+    """The kernel `k(x, y) = exp(-γ ||x - y||²)`: x (n, features) and y (s, features) give (n, s)."""
+    return torch.exp(-gamma * squared_distance(x, y))
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """`||x - y||²`: x (n, features) and y (s, features) give (n, s)."""
+    inner = x @ y.T
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * inner).clamp_(min=0)
+
+
+class IsolationTrees(Fitted):
+    """An isolation forest: `Ω(x) = 2^(-E[h(x)] / c)`, with the path length h(x) averaged over the trees, in (0, 1).
+
+    Source: Liu, Ting and Zhou, "Isolation Forest", ICDM 2008, Eq. 2.
+
+    All trees stand in one list of nodes. A leaf is its own child on both sides.
+
+    Attributes:
+        roots: The trees' first nodes, shape (trees,).
+        feature: What a node looks at, shape (nodes,).
+        threshold: A sample whose feature is at most this goes to the left, shape (nodes,).
+        child: Left and right child, shape (nodes, 2).
+        path: h of the samples that end in a node, shape (nodes,).
+        depth: Steps from a root to the farthest leaf, shape ().
+        normaliser: c, the mean path length of a tree of so many samples, shape ().
+    """
+
+    roots: Tensor
+    feature: Tensor
+    threshold: Tensor
+    child: Tensor
+    path: Tensor
+    depth: Tensor
+    normaliser: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("roots", "feature"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.long))
+        for name in ("threshold", "path"):
+            self.register_buffer(name, torch.zeros(0))
+        self.register_buffer("child", torch.zeros(0, 2, dtype=torch.long))
+        self.register_buffer("depth", torch.zeros((), dtype=torch.long))
+        self.register_buffer("normaliser", torch.ones(()))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        sample = sample.flatten(1)
+        node = self.roots.expand(len(sample), -1)
+        for _ in range(int(self.depth)):
+            right = sample.gather(1, self.feature[node]) > self.threshold[node]
+            node = self.child[node, right.long()]
+        return torch.exp2(-self.path[node].mean(1) / self.normaliser)

@@ -1,0 +1,190 @@
+"""From a configuration to the objects of a run: data, detector, trainer."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from elite_pl import seeding
+from elite_pl.config import Config, instantiate, plain
+from elite_pl.data import splits
+from elite_pl.data.arrays import resolve_class
+from elite_pl.data.datamodule import PollutedData
+from elite_pl.errors import InputError
+from elite_pl.methods.base import BaseDetector
+from elite_pl.runs.callbacks import History, SameRun
+from elite_pl.runs.identity import digest
+from elite_pl.runs.spec import RunSpec
+
+# What Lightning leaves to manual optimization, and is done by `Detector`.
+STEP = {"gradient_clip_val": None, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 1}
+PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
+
+
+def make_data(config: Config, held_out: tuple[int, int] | None = None) -> PollutedData:
+    """Source and split of a configuration, as a data module.
+
+    Args:
+        config: A checked configuration.
+        held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
+    """
+    arrays = instantiate("dataset.source", config.dataset.source)()
+    if arrays.labels == "known":
+        normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)
+    else:
+        normal_class = resolve_class(config.normal_class, arrays)
+        split = splits.polluted_one_vs_rest(
+            arrays.y_train,
+            arrays.y_test,
+            dataset=arrays.name,
+            normal_class=normal_class,
+            pollution=config.pollution,
+            label_ratio=config.label_ratio,
+            n_train=config.n_train,
+            seed=config.seed,
+            labeled_from=config.dataset.labeled_from,
+            class_names=arrays.class_names,
+        )
+    if held_out is not None:
+        split, held = splits.hold_out(split, *held_out)
+        arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held])
+    return PollutedData(
+        arrays,
+        split,
+        normal_class=normal_class,
+        size=config.dataset.size,
+        scaling=plain(config.dataset)["scaling"],
+        batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
+        labeled_batch_size=config.labeled_batch_size,
+        seed=config.seed,
+    )
+
+
+def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None = None) -> BaseDetector:
+    """The detector of a configuration, with the initial weights of its seed if it has a network.
+
+    Args:
+        config: The configuration.
+        sample_shape: Shape of one sample.
+        pretrained: See `Detector`.
+    """
+    make = instantiate("method", config.method)
+    if not getattr(make.func, "needs_backbone", True):
+        return construct("method", make)
+    with torch.random.fork_rng():
+        torch.manual_seed(seeding.derive(config.seed, "network"))
+        backbone = construct("backbone", instantiate("backbone", config.backbone), sample_shape)
+        modules = nn.ModuleList([backbone.encoder, backbone.decoder]).modules()
+        if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
+            raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
+        detector = construct("method", make, backbone=backbone, pretrained=pretrained)
+        # Made only to see them refused.
+        optimizer = construct("method.optimizer", detector.make_optimizer, detector.score.parameters())
+        if detector.make_scheduler is not None:
+            schedule = construct("method.scheduler", detector.make_scheduler, optimizer)
+            if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                raise InputError("method.scheduler: ReduceLROnPlateau needs a metric; use a schedule of epochs alone")
+    clip, algorithm, detector.micro_batches = step_settings(config).values()
+    detector.clipping = None if clip is None else (clip, algorithm)
+    return detector
+
+
+def construct(key: str, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Calls a constructor, and names the config key that it refuses.
+
+    Raises:
+        InputError: If it does.
+    """
+    try:
+        return make(*arguments, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}: {error}") from error
+
+
+def step_settings(config: Config) -> dict[str, Any]:
+    """The trainer's settings of an optimizer step, see `STEP`.
+
+    Raises:
+        InputError: If one has no such value.
+    """
+    step = {key: config.trainer.get(key, default) for key, default in STEP.items()}
+    clip, algorithm, micro_batches = step.values()
+    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+        raise InputError(f"trainer.gradient_clip_val={clip}: must be positive, or null")
+    if algorithm not in ("norm", "value"):
+        raise InputError(f"trainer.gradient_clip_algorithm={algorithm}: must be norm or value")
+    if not isinstance(micro_batches, int) or micro_batches < 1:
+        raise InputError(f"trainer.accumulate_grad_batches={micro_batches}: must be a number of batches, 1 or more")
+    if micro_batches > 1 and config.method.get("labeled_statistics") == "joint":
+        raise InputError("trainer.accumulate_grad_batches: method.labeled_statistics=joint takes both batches at once")
+    return step
+
+
+def pretrained_file(config: Config, data: PollutedData) -> Path:
+    """Where the pre-trained weights lie that all methods on one split and network share."""
+    resolved = plain(config)
+    identity = {
+        "backbone": resolved["backbone"],
+        "pretrain": {key: value for key, value in resolved["method"].items() if key.startswith("pretrain_")},
+        "preprocessing": [resolved["dataset"][key] for key in ("size", "scaling")],
+        "batches": [data.batch_size, config.seed],
+        "data": data.arrays.fingerprint,
+        "split": [getattr(data.split, part).tolist() for part in ("unlabeled", "labeled")],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "arithmetic": [str(torch.get_default_dtype()), config.trainer.accelerator, torch.cuda.is_available()],
+    }
+    return Path(config.output_dir) / "pretrained" / f"{digest(identity)}.pt"
+
+
+def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
+    """The trainer of a run, which keeps its curves and its last checkpoint in the run directory.
+
+    Args:
+        spec: The run.
+        history: The curves.
+
+    Raises:
+        InputError: If Lightning refuses a setting.
+    """
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # its import sets it
+    settings = spec.plain["trainer"]
+    for key in ("max_epochs", "check_val_every_n_epoch"):
+        if not (isinstance(settings[key], int) and settings[key] >= 1):
+            raise InputError(f"trainer.{key}={settings[key]}: must be a whole number of epochs, at least 1")
+    if settings.get("sync_batchnorm"):
+        raise InputError("trainer.sync_batchnorm=true: has no forward-mode rule; use false, statistics per process")
+    if settings.get("precision") is not None and str(settings["precision"]) not in PRECISIONS:
+        raise InputError(f"trainer.precision={settings['precision']}: must be 32, 64 or bf16-mixed")
+    if settings.get("limit_train_batches") in (0, 0.0):
+        raise InputError("trainer.limit_train_batches=0: trains nothing; must be above 0")
+    callbacks = [
+        SameRun(spec.directory),
+        *(construct(f"callbacks.{name}", make) for name, make in _callbacks(spec)),
+        history,  # after those that log
+        # After every epoch, whether or not the test part is scored in it.
+        ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
+    ]
+    try:
+        make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP})
+        return make(logger=False, callbacks=callbacks)
+    except InputError:
+        raise
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise InputError(f"trainer: {error}") from error
+
+
+def _callbacks(spec: RunSpec) -> list[tuple[str, Callable[..., Any]]]:
+    """The callbacks of the configuration by name; one that is null is left out."""
+    nodes = spec.plain["callbacks"] or {}
+    return [(name, instantiate(f"callbacks.{name}", node)) for name, node in nodes.items() if node is not None]

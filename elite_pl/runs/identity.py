@@ -1,0 +1,127 @@
+"""The identity of a run: the hash of its configuration, and the directory that has it in its name. Light to import."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from elite_pl.addresses import OLD, renamed
+from elite_pl.data.sources.torchvision_sets import copy_of
+
+# What a run may be called, where it may lie and how it may be watched without being another run.
+BOOKKEEPING = (
+    "study",
+    "output_dir",
+    "logger",
+    "threads",
+    "reuse",
+    "dataset.root",
+    "dataset.source.root",
+    "method.record_iterations",
+    "trainer.check_val_every_n_epoch",
+    "trainer.enable_progress_bar",
+)
+
+# Keys that are younger than commit 31a127d, and the value of each that stands for what was done before: with it, a run
+# has the hash that it had then.
+BEFORE: dict[str, object] = {
+    "trainer.precision": 32,
+    "trainer.deterministic": None,
+    "trainer.gradient_clip_val": None,
+    "trainer.gradient_clip_algorithm": "norm",
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.limit_train_batches": None,
+    "trainer.limit_val_batches": None,
+    "trainer.max_steps": -1,
+    "trainer.max_time": None,
+    "callbacks": {
+        "labeled_loss": {"_target_": "elite_pl.runs.LabeledLoss"},
+        "time_left": {"_target_": "elite_pl.runs.TimeLeft"},
+        "collapse_warning": {"_target_": "elite_pl.runs.CollapseWarning"},
+    },
+}
+
+
+def digest(obj: object) -> str:
+    """The first 10 hexadecimal digits of the SHA-256 of `obj` as canonical JSON: the order of keys does not matter."""
+    canonical = json.dumps(obj, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """The identity of a run: what its numbers depend on, and nothing else.
+
+    A file of one's own (`dataset.path`, or a copy of CIFAR-10) counts by its content, so another file at the same place
+    is another run and a moved file is the same one.
+
+    Args:
+        config: The resolved config as plain dictionaries, lists and scalars.
+
+    Returns:
+        The `digest` of it without `BOOKKEEPING`, under old addresses and without what is as `BEFORE`.
+    """
+    known = renamed(dict(config), OLD)
+    dataset = known.get("dataset", {})
+    source = dataset.get("source", {})
+    for holder in (dataset, source):  # the group's key, and the constructor's argument that repeats it
+        if (path := holder.get("path")) and Path(path).expanduser().is_file():
+            holder["path"] = _content(Path(path).expanduser())
+    if "root" in source and (taken := copy_of(source.get("name", ""), source["root"])):
+        dataset["copy"] = _content(taken)
+    for key in BOOKKEEPING:
+        _leave_out(known, key)
+    for key, value in BEFORE.items():
+        _leave_out(known, key, value)
+    return digest(known)
+
+
+def _leave_out(config: dict[str, Any], key: str, *values: object) -> None:
+    """Removes a dotted key, if it is there and, where values are given, has one of them."""
+    *groups, name = key.split(".")
+    node: Any = config
+    for group in groups:
+        node = node.get(group) if isinstance(node, dict) else None
+    if isinstance(node, dict) and name in node and (not values or node[name] in values):
+        del node[name]
+
+
+def _content(path: Path) -> str:
+    """The SHA-256 of a file, read once as long as it is not written to: a sweep asks for each of its cells."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _safe(name: object) -> str:
+    """`name` as one part of a path on any file system: no separators, no leading dot, not too long."""
+    return re.sub(r"[^\w.+-]+", "-", str(name)).strip("-.")[:60] or "unnamed"
+
+
+def coordinates(config: Mapping[str, Any]) -> str:
+    """What a person looks for a run by, such as `normal3_rp0.5_rl0.004_n5000_seed0`.
+
+    Where the labels are known there is no normal class, no pollution and no label ratio; what is null is left out.
+    """
+    parts = {"normal": "normal_class", "rp": "pollution", "rl": "label_ratio", "n": "n_train", "seed": "seed"}
+    known = config["dataset"].get("labels") == "known"
+    if known:
+        parts = {"seed": "seed"}
+    values = {word: config[key] for word, key in parts.items() if config[key] is not None}
+    named = [word + _safe(f"{v:g}" if isinstance(v, float) else v) for word, v in values.items()]
+    return "_".join(["known"] * known + named)
+
+
+def run_directory(config: Mapping[str, Any], hash: str) -> Path:
+    """`OUTPUT_DIR/STUDY/<dataset>/<method>/<coordinates>-<hash>`, which is not created here."""
+    place = [config["study"], config["dataset"]["name"], config["method"]["name"]]
+    return Path(config["output_dir"], *map(_safe, place), f"{coordinates(config)}-{hash}")

@@ -1,0 +1,279 @@
+"""The loggers of a run, and what it shows in W&B."""
+
+from __future__ import annotations
+
+import logging
+import numbers
+import os
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from http.client import HTTPException
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from elite_pl.config import instantiate
+from elite_pl.errors import InputError, one_line
+from elite_pl.files import atomic_write
+from elite_pl.runs.identity import coordinates
+from elite_pl.runs.plots import class_histograms, roc_curve
+from elite_pl.runs.spec import RunSpec
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger, WandbLogger
+
+log = logging.getLogger(__name__)
+
+_MODES = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "run": "online",
+    "dryrun": "offline",
+    "shared": "online",
+}
+_ANSWER_SECONDS = 2.0
+
+
+def _answers(url: str) -> bool:
+    """Whether an HTTP server answers at `url` in time, whatever it says."""
+    answered = threading.Event()
+    unchecked = ssl.create_default_context()  # nothing is sent, so nobody needs to prove who answers
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=_ANSWER_SECONDS, context=unchecked).close()
+        except urllib.error.HTTPError:  # an answer, if not a friendly one
+            pass
+        except (OSError, HTTPException, ValueError):
+            return
+        answered.set()
+
+    # In a thread, because the timeout above does not cover the name server, nor an answer that trickles.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return answered.is_set()
+
+
+def _why_not_online() -> str | None:
+    """Why W&B cannot be used online, or None if it can. Never asks the user; 2 s and an import at most."""
+    import wandb
+    from wandb.errors import Error as WandbError
+
+    # Silent, else it greets the user by name, for which it asks the server. wandb reads the environment only once.
+    server: dict[str, Any] = {"base_url": os.environ["WANDB_BASE_URL"]} if os.environ.get("WANDB_BASE_URL") else {}
+    url = wandb.setup(wandb.Settings(silent=True, mode="online", **server)).settings.base_url
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            return "no key is known (wandb login)"
+    except WandbError as error:
+        return str(error)
+    return None if _answers(f"{url.rstrip('/')}/graphql") else f"{url} does not answer within {_ANSWER_SECONDS:g} s"
+
+
+def wandb_mode(requested: str | None) -> str:
+    """Decides within 3 s, and without a question, how W&B is used.
+
+    Args:
+        requested: The setting, or None for `WANDB_MODE`; without that, what is possible.
+
+    Returns:
+        `online`, `offline` or `disabled`. Who asks for `online` in vain gets `offline` and a line that says why.
+
+    Raises:
+        InputError: If there is no such mode.
+    """
+    if os.environ.get("WANDB_MODE") == "":  # wandb itself would refuse it
+        del os.environ["WANDB_MODE"]
+    asked = requested or os.environ.get("WANDB_MODE")
+    if asked is not None and asked not in _MODES:
+        key = "logger.mode" if requested else "WANDB_MODE"
+        raise InputError(f"{key}={asked}: no such mode; use online, offline or disabled")
+    mode = "online" if asked is None else _MODES[asked]
+    if mode == "online" and (reason := _why_not_online()):
+        log.log(logging.WARNING if asked else logging.INFO, "W&B is offline: %s", reason)
+        return "offline"
+    return mode
+
+
+def make_logger(spec: RunSpec) -> Logger | None:
+    """Lightning's logger for a run; None where the configuration has none.
+
+    Any logger of Lightning's can be named. Those that take one get the run directory as `save_dir`, ours the run.
+
+    Args:
+        spec: The run.
+
+    Raises:
+        InputError: If the package of a logger is missing, or the logger refuses its arguments.
+    """
+    node = spec.plain["logger"]
+    if not node or node.get("_target_") is None:
+        return None
+    make = instantiate("logger", node)
+    accepted = signature(make.func).parameters
+    at_run_time = {"save_dir": spec.directory, "spec": spec}
+    try:
+        return make(**{key: value for key, value in at_run_time.items() if key in accepted})
+    except ModuleNotFoundError as error:
+        name = node["_target_"].rpartition(".")[2]
+        extra = "; install elite_pl[tensorboard]" if name == "TensorBoardLogger" else ""
+        raise InputError(f"logger: {name} is not installed{extra or f' ({one_line(error)})'}") from None
+
+
+def wandb_run(logger: object) -> Any | None:
+    """The W&B run behind a Lightning logger, None behind any other."""
+    from pytorch_lightning.loggers import WandbLogger
+
+    return logger.experiment if isinstance(logger, WandbLogger) else None
+
+
+def wandb_logger(spec: RunSpec, *, project: str, entity: str | None, mode: str | None) -> WandbLogger:
+    """Starts a W&B run that has nothing to do with any other, in this process or not; end it with `close`.
+
+    A run that goes on from `last.ckpt` goes on in its W&B run too, where it is online: of two offline parts of one id
+    the later upload would replace the earlier.
+
+    Args:
+        spec: The run: its directory gets `wandb/`, the study becomes the group, the method the job type.
+        project: W&B project.
+        entity: W&B user or team, None for the user's default.
+        mode: See `wandb_mode`.
+
+    Returns:
+        Lightning's logger; its `experiment` is the W&B run. On other ranks than 0 it logs nothing.
+    """
+    directory, config = spec.directory, spec.plain
+    note = directory / "wandb" / "run_id"
+    run_id = note.read_text() if note.exists() and (directory / "last.ckpt").exists() else None
+    from pytorch_lightning.loggers import WandbLogger
+    from pytorch_lightning.utilities import rank_zero_only
+
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return WandbLogger(project=project, save_dir=str(directory))
+    import wandb
+    from wandb.errors import Error as WandbError
+
+    resolved = wandb_mode(mode)
+    run_id = run_id if resolved == "online" else None
+    dataset, method = config["dataset"]["name"], config["method"]["name"]
+    tags = [dataset]
+    if config["dataset"].get("labels") != "known":
+        tags += [f"pollution={config['pollution']:g}", f"normal={config['normal_class']}"]
+    arguments: dict[str, Any] = {
+        "mode": resolved,
+        "project": project,
+        "entity": entity,
+        "dir": os.path.abspath(directory),  # its process keeps the folder that it was started in
+        "id": run_id,
+        "resume": "allow" if run_id else None,
+        "name": coordinates(config),
+        "group": str(config["study"]),
+        "job_type": method,
+        "tags": [tag[:64] for tag in tags],  # W&B refuses longer ones
+        "config": dict(config),
+        # A run of its own even beside another one: with wandb's default two jobs of a sweep would share the first.
+        "reinit": "create_new",
+        "settings": quiet_settings(),
+    }
+    try:
+        run = wandb.init(**arguments)
+    except WandbError as error:  # a refused key, a server in trouble
+        if resolved != "online":
+            raise
+        log.warning("W&B is offline: %s", str(error).splitlines()[0])
+        arguments |= {"mode": "offline", "id": None, "resume": None}
+        run = wandb.init(**arguments)
+    # As Lightning does for the runs that it starts: curves over optimizer steps.
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    if not run.disabled:
+        log.info("W&B: %s", run.settings.sync_dir if run.offline else run.url)
+    logger = WandbLogger(project=project, save_dir=str(directory), experiment=run)
+    note.parent.mkdir(exist_ok=True)  # not there where W&B is disabled
+    with atomic_write(note) as temporary:
+        temporary.write_text(run.id)
+    return logger
+
+
+def quiet_settings() -> Any:
+    """Of a W&B run that says nothing, and lets nobody wait for ever."""
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=20,
+        finish_timeout=60,  # wandb's default is to wait for ever; what is not sent stays on disk
+    )
+
+
+def log_final(
+    run: Any,
+    metrics: Mapping[str, Any],
+    is_anomaly: ArrayLike | None,
+    scores: ArrayLike,
+    suspicion: ArrayLike | None = None,
+    suspicion_is_anomaly: ArrayLike | None = None,
+    pictures: Iterable[Path] = (),
+) -> None:
+    """Logs a run's results to W&B: the numbers as plain numbers of the summary, the ROC curve, histograms, pictures.
+
+    The ROC curve is our own table in W&B's own panel. `wandb.plot.roc_curve` wants probabilities, pandas and
+    scikit-learn, rounds to 3 digits, and drops points at random where there are many.
+
+    Args:
+        run: `WandbLogger.experiment`.
+        metrics: As for `write_metrics`; what is no number is left out.
+        is_anomaly: The truth of the test part, (n,), or None where nobody knows it.
+        scores: Scores of the test part, (n,).
+        suspicion: Of the unlabeled training samples, (m,), or None for a method without a meta-gradient.
+        suspicion_is_anomaly: The truth of those, (m,), or None where nobody knows it.
+        pictures: Files to log as `pictures/NAME`.
+    """
+    import wandb
+
+    for key, value in metrics.items():
+        if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+            run.summary[key] = int(value) if isinstance(value, numbers.Integral) else float(value)
+    charts: dict[str, Any] = {}
+    if is_anomaly is not None and len(np.unique(np.asarray(is_anomaly))) == 2:
+        fpr, tpr = roc_curve(scores, is_anomaly, max_points=300)
+        rows = [["anomaly", x, y] for x, y in zip(fpr.tolist(), tpr.tolist(), strict=True)]
+        charts["roc"] = wandb.plot_table(
+            "wandb/area-under-curve/v0",
+            wandb.Table(columns=["class", "fpr", "tpr"], data=rows),
+            {"x": "fpr", "y": "tpr", "class": "class"},
+            {"title": "ROC", "x-axis-title": "False positive rate", "y-axis-title": "True positive rate"},
+        )
+    for name, values, truth in (
+        ("score", scores, is_anomaly),
+        ("meta_gradient", suspicion, suspicion_is_anomaly),
+    ):
+        if values is not None:
+            edges, counts = class_histograms(values, truth)
+            for kind, count in counts.items():
+                charts[f"{name}/{kind}"] = wandb.Histogram(np_histogram=(count, edges))
+    charts |= {f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
+    try:
+        run.log(charts)
+    except Exception as error:  # online a table goes to the server at once, and a trained model is worth more than that
+        log.warning("W&B did not take the charts: %s", error)
+
+
+def close(run: Any, exit_code: int) -> None:
+    """Ends a W&B run; call it in a `finally`, or the next job of the process would still have it open.
+
+    Args:
+        run: `WandbLogger.experiment`.
+        exit_code: 0 for success; anything else marks the run as failed.
+    """
+    run.finish(exit_code=exit_code)

@@ -1,0 +1,183 @@
+"""What a run leaves in its directory, and how a finished one is known again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import numbers
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from elite_pl.errors import InputError
+from elite_pl.files import atomic_write, write_json
+from elite_pl.runs.spec import RunSpec
+
+AUROC = "test/auroc"  # the metric that a study is about
+
+
+def finished(directory: str | os.PathLike[str], hash: str) -> dict[str, Any] | None:
+    """The metrics of the run in `directory` if it came to its end with the config of this hash, else None."""
+    try:
+        metrics = json.loads((Path(directory) / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, cut off, not text
+        return None
+    return metrics if isinstance(metrics, dict) and metrics.get("config_hash") == hash else None
+
+
+def check_writable(directory: str | os.PathLike[str]) -> None:
+    """Makes sure that `directory` can be made and written to, and leaves nothing behind.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    place = Path(directory).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        # The permission bits do not tell (root, read-only and network file systems): try it.
+        with tempfile.TemporaryDirectory(dir=place, prefix=".elite_pl-"):
+            pass
+    except OSError as error:
+        reason = "is not a directory" if not place.is_dir() else f"cannot be written to ({error.strerror})"
+        raise InputError(f"output_dir={directory}: {place} {reason}; name a directory that you may write to") from None
+
+
+# ------------------------------------------------------------------------------------------------ what a run leaves
+
+
+def write_metrics(directory: str | os.PathLike[str], hash: str, metrics: Mapping[str, Any]) -> None:
+    """Writes `metrics.json`, the mark of a finished run, so call it last: one flat object, with its `config_hash`.
+
+    Raises:
+        ValueError: If a value is nested, or a number that JSON does not have.
+    """
+    for key, value in metrics.items():
+        if isinstance(value, Mapping | list | tuple) or (isinstance(value, numbers.Real) and not math.isfinite(value)):
+            raise ValueError(f"metrics.json is flat and finite, and {key} is {value!r}")
+    write_json(Path(directory) / "metrics.json", {"config_hash": hash, **metrics})
+
+
+def write_failure(spec: RunSpec, error: str) -> None:
+    """Writes `failed.json`: one flat object that says which run failed, why (`error`) and when (`time`, UTC).
+
+    It counts as long as there is no `metrics.json`.
+
+    Args:
+        spec: The run.
+        error: What went wrong, on one line.
+    """
+    config = spec.plain
+    keys = ("normal_class", "pollution", "label_ratio", "n_train", "seed")
+    spec.directory.mkdir(parents=True, exist_ok=True)
+    failure = {
+        "config_hash": spec.hash,
+        "dataset": config["dataset"]["name"],
+        "method": config["method"]["name"],
+        **{key: config[key] for key in keys},
+        "error": error,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(spec.directory / "failed.json", failure)
+
+
+def forget_failure(directory: str | os.PathLike[str]) -> None:
+    """Removes `failed.json` of a run that has come to its end after all."""
+    (Path(directory) / "failed.json").unlink(missing_ok=True)
+
+
+def _write_csv(path: str | os.PathLike[str], header: list[str], rows: Iterable[Iterable[object]]) -> None:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _column(values: ArrayLike | None, kind: type, length: int) -> list[Any]:
+    """A column as Python numbers, which are written with all their digits; empty cells where nothing is known."""
+    return [""] * length if values is None else np.asarray(values).astype(kind).tolist()
+
+
+def write_scores(
+    path: str | os.PathLike[str], index: ArrayLike, score: ArrayLike, is_anomaly: ArrayLike | None
+) -> None:
+    """Writes `scores.csv`: index into the test part, score (higher is more anomalous), truth (1 anomaly, 0 normal).
+
+    Args:
+        path: The file.
+        index: (n,).
+        score: (n,).
+        is_anomaly: (n,), or None where nobody knows it: the column is then empty.
+    """
+    index = _column(index, int, 0)
+    columns = [index, _column(score, float, 0), _column(is_anomaly, int, len(index))]
+    _write_csv(path, ["index", "score", "is_anomaly"], zip(*columns, strict=True))
+
+
+def write_audit(
+    path: str | os.PathLike[str],
+    index: ArrayLike,
+    suspicion: ArrayLike,
+    pseudo_label: ArrayLike | None,
+    is_anomaly: ArrayLike | None,
+) -> None:
+    """Writes `audit.csv`: the unlabeled training samples, the most suspicious first (rank 1; equal ones by index).
+
+    Args:
+        path: The file.
+        index: Index into the training part, (n,).
+        suspicion: Higher is more suspicious, (n,).
+        pseudo_label: +1 or -1, (n,), or None for a method that has none.
+        is_anomaly: The truth, (n,), or None where nobody knows it.
+    """
+    order = np.lexsort((np.asarray(index), -np.asarray(suspicion, dtype=np.float64)))
+    n = len(order)
+    columns = [
+        np.asarray(index)[order].tolist(),
+        np.asarray(suspicion)[order].tolist(),
+        _column(None if pseudo_label is None else np.asarray(pseudo_label)[order], int, n),
+        list(range(1, n + 1)),
+        _column(None if is_anomaly is None else np.asarray(is_anomaly)[order], int, n),
+    ]
+    _write_csv(path, ["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], zip(*columns, strict=True))
+
+
+def write_meta_gradient(
+    path: str | os.PathLike[str],
+    minus_meta_gradient: ArrayLike,
+    position: ArrayLike,
+    index: ArrayLike,
+    is_anomaly: ArrayLike | None,
+) -> None:
+    """Writes `meta_gradient.npz`: what the first T steps found in their batches of up to n unlabeled samples.
+
+    In it: `iteration` (T,), from 1; `index` into the training part, `minus_meta_gradient` -M = ŷ|M| (positive = normal)
+    and `is_anomaly`, the truth (1 anomaly, 0 normal, -1 unknown), each (T, n). A batch of fewer than n samples is
+    filled up with index -1, NaN and -1.
+
+    Args:
+        path: The file.
+        minus_meta_gradient: -M, (steps, n); steps of which nothing is known are left out.
+        position: Positions among the unlabeled samples, (steps, n), -1 for none.
+        index: Indices of the unlabeled samples into the training part, (N,).
+        is_anomaly: The truth of the unlabeled samples, (N,), or None where nobody knows it.
+    """
+    position = np.asarray(position)
+    known = (position >= 0).any(axis=1)
+    position = position[known]
+    truth = np.full(np.shape(index), -1) if is_anomaly is None else np.asarray(is_anomaly)
+    with atomic_write(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            iteration=np.flatnonzero(known).astype(np.int32) + 1,
+            index=np.where(position >= 0, np.asarray(index)[position], -1).astype(np.int32),
+            minus_meta_gradient=np.asarray(minus_meta_gradient)[known],
+            is_anomaly=np.where(position >= 0, truth[position], -1).astype(np.int8),
+        )

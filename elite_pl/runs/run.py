@@ -1,0 +1,215 @@
+"""One run, from the raw data to its directory of results, top to bottom."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+
+from elite_pl import distributed
+from elite_pl.algorithm import metrics
+from elite_pl.algorithm.threshold import choose_threshold
+from elite_pl.data.datamodule import PollutedData
+from elite_pl.errors import InputError
+from elite_pl.files import atomic_write, discard
+from elite_pl.methods.base import BaseDetector, Detector, collapsed
+from elite_pl.methods.shallow import ShallowDetector
+from elite_pl.runs import loggers, plots
+from elite_pl.runs.build import make_data, make_detector, make_trainer, pretrained_file
+from elite_pl.runs.callbacks import History
+from elite_pl.runs.detector_file import save_detector
+from elite_pl.runs.environment import environment
+from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
+from elite_pl.runs.spec import RunSpec
+
+log = logging.getLogger(__name__)
+
+
+def run(spec: RunSpec) -> dict[str, Any] | None:
+    """Trains and evaluates one detector, and fills its run directory.
+
+    A run that was interrupted goes on from its `last.ckpt`. Of several processes that make a run each comes
+    through here, and the first one writes.
+
+    Args:
+        spec: The run.
+
+    Returns:
+        What `metrics.json` holds; None in other processes than the first.
+
+    Raises:
+        InputError: If the data and the configuration do not go together; no directory is left behind then.
+        TrainingError: If training goes wrong.
+    """
+    config = spec.config
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    history = History(spec.directory / "history.csv")
+    trainer = make_trainer(spec, history)
+    with trainer.precision_plugin.tensor_init_context():
+        data = make_data(config)
+        detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
+        detector.check(data)
+        if not isinstance(detector, Detector) and trainer.world_size > 1:
+            raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} has no gradient; use 1")
+        if trainer.is_global_zero:
+            return fitted(spec, detector, data, trainer, history)
+        logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
+        fit(detector, data, trainer, history, spec.directory / "last.ckpt")
+        return None
+
+
+def fitted(
+    spec: RunSpec, detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History
+) -> dict[str, Any]:
+    """Fits, and fills the run directory; arguments and returned value as of `run` and `fit`."""
+    directory = spec.directory
+    device = trainer.strategy.root_device if isinstance(detector, Detector) else torch.device("cpu")
+    facts = describe(spec, data, detector, device) | {"processes": trainer.world_size}
+    fresh = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    logger, exit_code = None, 1
+    try:
+        with atomic_write(directory / "config.yaml") as temporary:
+            OmegaConf.save(spec.plain, temporary)
+        data.split.save(directory / "splits.npz")
+        trainer.logger = logger = loggers.make_logger(spec)
+        log.info(
+            "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, hidden anomalies among "
+            "them: %(data/hidden_anomalies)s; %(data/labeled)d labeled, %(data/test)d to test; "
+            "%(method)s on %(backbone)s",
+            facts,
+        )
+        fit(detector, data, trainer, history, directory / "last.ckpt")
+        facts["train/seconds"] = history.seconds
+        results = write_results(spec, detector, data, logger, facts)
+        write_metrics(directory, spec.hash, results)
+        exit_code = 0
+    except InputError:
+        if fresh:
+            discard(directory)
+        raise
+    finally:
+        if (wandb_run := loggers.wandb_run(logger)) is not None:
+            loggers.close(wandb_run, exit_code)
+    return results
+
+
+def fit(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, last: Path) -> None:
+    """Fits a detector: by Lightning, from the last checkpoint if there is one, or all at once.
+
+    Args:
+        detector: The detector.
+        data: What it learns from.
+        trainer: Trains it by gradient; a method that has none only logs to its logger.
+        history: Gets a row an epoch; one in all from a method without a gradient.
+        last: The checkpoint of a run that was interrupted.
+    """
+    if isinstance(detector, Detector):
+        trainer.fit(detector, datamodule=data, ckpt_path=checkpoint(last), weights_only=True)
+        trainer.strategy.barrier()
+        distributed.part()
+        return
+    assert isinstance(detector, ShallowDetector)
+    start = time.monotonic()
+    detector.fit(data)
+    history.seconds = time.monotonic() - start
+    row: dict[str, float] = {}
+    if len(data.test):
+        row["test/auroc"] = metrics.roc_auc(detector.score_samples(data.test), data.anomalous("test"))
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=1)
+    history.add({"epoch": 1, "step": 1, **row})
+
+
+def checkpoint(path: Path) -> Path | None:
+    """The checkpoint to go on from, None if there is none or what is there cannot be read."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception:  # whatever the unpacking of half a file stumbles over
+        log.warning("%s is damaged: training starts anew", path)
+        return None
+    return path
+
+
+def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:
+    """What is known before training: coordinates, counts and environment, for `metrics.json`."""
+    config, hidden = spec.config, data.anomalous("unlabeled")
+    known = data.arrays.labels == "known"
+    coordinates = {key: None if known else getattr(config, key) for key in ("pollution", "label_ratio", "n_train")}
+    return {
+        "dataset": data.arrays.name,
+        "method": detector.name,
+        "backbone": detector.backbone_name,
+        "normal_class": "as labeled" if known else data.class_name(data.normal_class),
+        **coordinates,
+        "seed": config.seed,
+        "data/unlabeled": len(hidden),
+        "data/labeled": len(data.labeled),
+        "data/test": len(data.test),
+        "data/hidden_anomalies": "unknown" if known else int(hidden.sum()),
+        **({} if known else {"data/pollution_unlabeled": float(hidden.double().mean())}),
+        "data/fingerprint": data.arrays.fingerprint,
+        **environment(device),
+    }
+
+
+def write_results(
+    spec: RunSpec, detector: BaseDetector, data: PollutedData, logger: Any, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Scores the test part and the training samples, and writes all files of a run but `metrics.json`."""
+    directory = spec.directory
+    detector.to("cpu")
+    data.place(torch.device("cpu"))
+    labeled, unlabeled, test = (detector.score_samples(part) for part in (data.labeled, data.unlabeled, data.test))
+    threshold = choose_threshold(labeled, data.labeled_y, unlabeled)
+    suspicion = detector.suspicion(unlabeled)
+    hidden = None if data.arrays.labels == "known" else data.anomalous("unlabeled")
+    is_anomaly = data.anomalous("test")
+
+    results = {**facts, **detector.facts(), "threshold": threshold}
+    if len(test):
+        results |= {
+            "test/auroc": metrics.roc_auc(test, is_anomaly),
+            "test/average_precision": metrics.average_precision(test, is_anomaly),
+            "test/base_rate": float(is_anomaly.double().mean()),
+            "test/collapsed": collapsed(test),
+        }
+        plots.roc_plot(
+            directory / "roc.png",
+            test.numpy(),
+            is_anomaly.numpy(),
+            title="{dataset}, normal class {normal_class}, {method}".format(**facts),
+        )
+        plots.score_plot(directory / "scores.png", test.numpy(), is_anomaly.numpy(), threshold)
+    if len(test) and data.arrays.labels == "classes":
+        y = torch.as_tensor(data.arrays.y_test[data.split.test])
+        for number, value in metrics.roc_auc_per_class(test, y, data.normal_class).items():
+            results[f"test/auroc_class/{data.class_name(number)}"] = value
+    if hidden is not None and 0 < hidden.sum() < len(hidden):
+        results["audit/auroc"] = metrics.roc_auc(suspicion, hidden)
+
+    write_scores(directory / "scores.csv", data.split.test, test, is_anomaly)
+    write_audit(
+        directory / "audit.csv",
+        data.split.unlabeled,
+        suspicion,
+        detector.pseudo_label(unlabeled, threshold),
+        hidden,
+    )
+    if detector.infers_labels:
+        truth = None if hidden is None else hidden.numpy()
+        plots.suspicion_plot(directory / "suspicion.png", suspicion.numpy(), truth)
+    if (recording := detector.recording()) is not None:
+        write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
+    pictures = plots.recorded_plots(directory)
+    save_detector(directory / "detector.pt", spec.plain, detector, data, threshold)
+    if (wandb_run := loggers.wandb_run(logger)) is not None:
+        inferred = suspicion if detector.infers_labels else None
+        loggers.log_final(wandb_run, results, is_anomaly, test, inferred, hidden, pictures)
+    return results

@@ -1,0 +1,320 @@
+"""A study's runs, from run directories or a file of cells, and as a data frame. The only module that imports pandas."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from elite_pl.errors import InputError
+from elite_pl.files import atomic_write
+from elite_pl.runs.identity import BOOKKEEPING
+
+if TYPE_CHECKING:
+    import pandas
+
+SETTING = ("dataset", "pollution", "label_ratio")  # runs that differ here are never averaged unless one asks for it
+REPEATS = ("normal_class", "seed")  # these are averaged over
+ORIGIN = ("study", "commit")  # where runs of the same config come from; telling these apart keeps the copies of a run
+IGNORED = (*BOOKKEEPING, "dataset.source")  # keys that do not make another run, or repeat one that does
+UNSET = "–"  # how a setting is shown that a run does not have
+AUROC, HIDDEN, HIDDEN_SHARE = "test/auroc", "data/hidden_anomalies", "data/pollution_unlabeled"
+
+# OmegaConf reads the same ten times slower, and what a run keeps is resolved already.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: Its run directory, or the file of cells that it is kept in.
+        metrics: What its `metrics.json` holds.
+        study: The name of its study: of its directory, of its file of cells or of the folder that has `cells.jsonl`.
+    """
+
+    directory: Path
+    metrics: dict[str, Any]
+    study: str
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What its `config.yaml` holds, with dotted keys; read when it is asked for, because that takes its time."""
+        path = self.directory / "config.yaml"
+        try:
+            return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
+        except Exception as error:  # YAML's or the file system's
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: cannot be read ({reason}); remove {self.directory} and repeat the run") from None
+
+    def __getitem__(self, key: str) -> Any:
+        """A value of `metrics.json`, else of `config.yaml` (`method.optimizer.lr`), None where neither has it."""
+        if key == "study":
+            return self.study
+        return self.metrics[key] if key in self.metrics else self.config.get(key)
+
+    @property
+    def auroc(self) -> float:
+        """The ROC AUC of the test part, in percent."""
+        return 100 * self.metrics[AUROC]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The part of the config that makes it this run and no other, but for what is averaged over."""
+        return {k: v for k, v in self.config.items() if not k.startswith(IGNORED) and k not in REPEATS}
+
+    @cached_property
+    def history(self) -> dict[str, list[tuple[int, float]]]:
+        """(epoch, value) pairs by column of its `history.csv`, without empty cells; nothing where there is none."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        path = self.directory / "history.csv"
+        if not path.is_file():
+            return found
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    epoch = int(row.pop("epoch"))
+                    for name, value in row.items():
+                        if value:
+                            found.setdefault(name, []).append((epoch, float(value)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: cannot be read ({error!r}); remove its run and repeat it") from None
+        return found
+
+
+def flat(config: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def read_study(place: Path) -> list[Run]:
+    """The finished runs that have a test ROC AUC, below a directory in the order of their paths, or in a cells file.
+
+    Raises:
+        InputError: If there is none, or one cannot be read.
+    """
+    if place.is_file():
+        return read_cells(place)
+    if not place.is_dir():
+        raise InputError(f"{place}: no such directory; name the study directory of a sweep, OUTPUT_DIR/STUDY")
+    runs = []
+    for path in sorted(place.rglob("metrics.json")):
+        metrics = _read_object(path)
+        if AUROC in metrics:
+            _check(path, metrics)
+            runs.append(Run(path.parent, metrics, _study(place, path.parent)))
+    if not runs:
+        raise InputError(f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})")
+    return runs
+
+
+def _study(place: Path, run: Path) -> str:
+    """The study that a run below `place` belongs to: OUTPUT_DIR holds one folder more than OUTPUT_DIR/STUDY."""
+    parts = run.relative_to(place).parts
+    return parts[0] if len(parts) == 4 else place.resolve().name
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; anything else counts as an empty one.
+
+    Raises:
+        InputError: If it is no JSON.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); remove it and repeat the run") from None
+    return content if isinstance(content, dict) else {}
+
+
+def read_cells(path: Path) -> list[Run]:
+    """The runs that `write_cells` kept.
+
+    Raises:
+        InputError: If the file cannot be read as such.
+    """
+    study = path.resolve().parent.name if path.stem == "cells" else path.stem
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise InputError(f"{path}: cannot be read as cells ({reason}); write it by --cells") from None
+    runs = []
+    for number, line in enumerate(lines, 1):
+        try:
+            cell = json.loads(line)
+            run = Run(path, dict(cell["metrics"]), study)
+            run.config = dict(cell["config"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: line {number} holds no cell; write it by --cells") from None
+        if AUROC in run.metrics:
+            _check(path, run.metrics)
+        runs.append(run)
+    return runs
+
+
+def _check(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Refuses a ROC AUC that is none.
+
+    Raises:
+        InputError: Names the file.
+    """
+    auroc = metrics[AUROC]
+    if not (isinstance(auroc, int | float) and 0 <= auroc <= 1):
+        raise InputError(f"{path}: {AUROC} is {auroc}, and must be a number in 0..1; remove the run and repeat it")
+
+
+def write_cells(path: Path, runs: Iterable[Run]) -> None:
+    """Keeps runs in one file, a line a run: its metrics, and its config without what does not make another run."""
+    lines = []
+    for run in runs:
+        left_out = (*IGNORED, "dataset.path")  # a place on one machine; the fingerprint tells the data
+        config = {key: value for key, value in run.config.items() if not key.startswith(left_out)}
+        lines.append(json.dumps({"metrics": run.metrics, "config": config}) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def read_failures(place: Path) -> list[dict[str, Any]]:
+    """What the failed cells below a study's directory say of themselves, less those that a later try has finished.
+
+    Returns:
+        The flat objects of `failed.json` (coordinates, `error`, `time`) with `study`, and the config with dotted keys
+        where it is there; none for a file of cells.
+    """
+    if not place.is_dir():
+        return []
+    paths = [path for path in sorted(place.rglob("failed.json")) if not (path.parent / "metrics.json").exists()]
+    found = []
+    for path in paths:
+        config = Run(path.parent, {}, "").config if (path.parent / "config.yaml").is_file() else {}
+        found.append({**config, **_read_object(path), "study": _study(place, path.parent)})
+    return found
+
+
+def without_copies(runs: Iterable[Run], told_apart: Sequence[str] = ()) -> list[Run]:
+    """Each run once, where studies hold runs of the same config, but once for each value of the keys told apart."""
+    keys = [key for key in ORIGIN if key in told_apart]
+    return list(
+        {(run.metrics.get("config_hash", run.directory), *(run[key] for key in keys)): run for run in runs}.values()
+    )
+
+
+def check_cells(runs: Sequence[Run], keys: Sequence[str]) -> None:
+    """Refuses to average over runs that differ in more than normal class and seed.
+
+    Args:
+        runs: The runs.
+        keys: What the table tells apart.
+
+    Raises:
+        InputError: Names what two runs of one cell differ in.
+    """
+    cells: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        cell = tuple(str(run[key]) for key in (*keys, *REPEATS))
+        if (other := cells.setdefault(cell, run)) is not run:
+            differ = [
+                key
+                for key in sorted(run.config.keys() | other.config.keys())
+                if run.config.get(key) != other.config.get(key) and not key.startswith(IGNORED)
+            ]
+            raise InputError(
+                f"{run.directory} and {other.directory} would be averaged, but differ in "
+                f"{', '.join(differ) or 'their configuration'}; add such a key to --rows {','.join(keys)}"
+            )
+
+
+def values_of(runs: Iterable[Run], key: str) -> list[Any]:
+    """The values that a key takes, numbers in their order, then the others by name; studies and commits as given."""
+    found = list({str(run[key]): run[key] for run in runs}.values())
+    if key in ORIGIN:
+        return found
+
+    def order(value: Any) -> tuple[bool, float, str]:
+        try:
+            return False, float(value), ""
+        except (TypeError, ValueError):
+            return True, 0.0, str(value)
+
+    return sorted(found, key=order)
+
+
+def grouped(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[list[str], list[Run]]]:
+    """The runs by the values of keys, in order of those."""
+    if not keys:
+        return [([], list(runs))]
+    found = []
+    for value in values_of(runs, keys[0]):
+        part = [run for run in runs if str(run[keys[0]]) == str(value)]
+        found += [([str(value), *values], group) for values, group in grouped(part, keys[1:])]
+    return found
+
+
+def common_and_different(runs: Sequence[Run]) -> tuple[dict[str, Any], dict[str, dict[str, Counter[str]]]]:
+    """What the settings of runs have in common, and where they differ.
+
+    Returns:
+        The settings with one value in all runs, and for each other one (`UNSET` counts as a value) the number
+        of runs by method and value, as text.
+    """
+    settings = [run.settings for run in runs]
+    common: dict[str, Any] = {}
+    different: dict[str, dict[str, Counter[str]]] = {}
+    for key in sorted({key for setting in settings for key in setting}):
+        values = [str(setting.get(key, UNSET)) for setting in settings]
+        if len(set(values)) == 1:
+            common[key] = settings[0][key]
+            continue
+        for run, value in zip(runs, values, strict=True):
+            different.setdefault(key, {}).setdefault(str(run["method"]), Counter())[value] += 1
+    return common, different
+
+
+def data_frame(*studies: str | Path, keep_copies: bool = False) -> pandas.DataFrame:
+    """Studies as one data frame, a row a run.
+
+    Args:
+        studies: OUTPUT_DIR/STUDY, or a file of cells, as in `python -m elite_pl.report`.
+        keep_copies: Whether a run that several studies hold is a row in each of them, to compare studies or commits.
+
+    Returns:
+        The columns: `study`; everything of `metrics.json` (ROC AUC in 0..1, coordinates, counts, versions); then the
+        settings in which the runs differ, by their config keys; last `directory`.
+
+    Raises:
+        InputError: If a study cannot be read, or pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise InputError("pandas is not installed; pip install pandas, or elite_pl with the extra `pandas`") from None
+
+    runs = without_copies((run for study in studies for run in read_study(Path(study))), ORIGIN if keep_copies else ())
+    settings = [run.settings for run in runs]
+    keys = [key for key in sorted({key for setting in settings for key in setting}) if key not in runs[0].metrics]
+    differing = [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]
+    return pandas.DataFrame(
+        [
+            {"study": run.study, **run.metrics, **{k: setting.get(k) for k in differing}, "directory": run.directory}
+            for run, setting in zip(runs, settings, strict=True)
+        ]
+    )
+
+
+def counted(values: Iterable[Any], text: Callable[[Any], str] = str) -> str:
+    """Values with how often each is found, the most frequent first: `2.15.0 (290), 2.14.0 (10)`."""
+    found = Counter(map(text, values)).most_common()
+    return found[0][0] if len(found) == 1 else ", ".join(f"{value} ({count})" for value, count in found)
