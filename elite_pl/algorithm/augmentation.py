@@ -1,7 +1,7 @@
 """Random changes of samples that leave open neither what they show nor whether it is normal. Torch only.
 
-An augmentation maps samples (n, ...) and a generator to changed samples of the same shape. All that is random is drawn on
-the CPU, sample by sample in order, so that neither the device nor the number of processes changes what is drawn.
+An augmentation maps samples (n, ...) and a generator to changed samples of the same shape. All that is random is drawn
+on the CPU, sample by sample in order, so that neither the device nor the number of processes changes what is drawn.
 """
 
 import math
