@@ -302,22 +302,30 @@ class Detector(BaseDetector, pl.LightningModule):
         return cast(torch.optim.Optimizer, self.optimizers()).param_groups[0]["lr"]
 
     def of_unlabeled(self, function: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        """What a function of samples (n, ...) gives for each of the whole unlabeled batch, shape (n,).
+        """Applies a per-sample function to the whole unlabeled batch.
 
-        A process has the samples of its shard only, see `distributed.gather`. A micro-batch keeps nothing but its
-        values: its pass is repeated when the gradient reaches it.
+        A process computes the values of its shard, and gathers those of the others. Of a micro-batch nothing but the
+        values is kept: if they have a gradient, it repeats the forward pass.
+
+        Args:
+            function: Maps samples (n, ...) to values (..., n).
+            batch: The batch, of which this process has a shard.
+
+        Returns:
+            The values of the whole batch, shape (..., n).
         """
-        pieces = self.pieces(batch["unlabeled"])
-        if len(pieces) == 1:
+        samples = self.in_micro_batches(batch)
+        if len(samples) == 1:
             own = function(batch["unlabeled"])
         else:
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
-            own = torch.cat([checkpoint(function, piece, **options) for piece in pieces])
+            own = torch.cat([checkpoint(function, sample, **options) for sample in samples], dim=-1)
         return distributed.gather(own, len(batch["index"]))
 
-    def pieces(self, sample: Tensor) -> tuple[Tensor, ...]:
-        """The micro-batches of samples (n, ...), of at least two samples each."""
+    def in_micro_batches(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The micro-batches of this process's unlabeled samples, of at least two samples each."""
+        sample = batch["unlabeled"]
         return sample.tensor_split(max(1, min(self.micro_batches, len(sample) // 2)))
 
     def unlabeled_score(self, batch: Batch) -> Tensor:
