@@ -1,5 +1,6 @@
 """Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
 
+import math
 from typing import Any
 
 import torch
@@ -93,6 +94,29 @@ class ScalarHead(Score):
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
         return self.head(self.encoder(sample)).squeeze(1)
+
+
+class Readout(Score):
+    """A linear function of the encoder's output, learned and kept positive: `Ω(x) = log(1 + exp(<w, φ(x)> + b))`.
+
+    Unlike the distance to a center it may look along one direction only, and can fit any linear boundary, so nothing
+    but the loss holds the scores of all samples together.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+        initial: Standard deviation of the initial `<w, φ>` per unit length of φ: small, so that all scores start alike.
+    """
+
+    def __init__(self, backbone: Backbone, initial: float = 0.1) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.head = nn.Linear(backbone.outputs, 1)
+        nn.init.normal_(self.head.weight, std=initial / math.sqrt(backbone.outputs))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return functional.softplus(self.head(self.encoder(sample)).squeeze(1))
 
 
 class RobustSubspace(Score):
