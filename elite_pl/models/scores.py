@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.algorithm.losses import center_of
 from elite_pl.errors import InputError
 from elite_pl.models.networks import Backbone
@@ -167,6 +168,28 @@ class RobustSubspace(Score):
         if self.distance == "cosine":
             return 1 - functional.cosine_similarity(x, reconstruction)
         return torch.linalg.vector_norm(reconstruction - x, dim=1)
+
+
+class MeanOverViews(Score):
+    """The mean score of several views of each sample, the same changes for all samples.
+
+    Args:
+        score: Ω.
+        augmentation: Makes the views.
+        views: What it draws for each of them, shape (views, width).
+    """
+
+    views: Tensor
+
+    def __init__(self, score: nn.Module, augmentation: Augmentation, views: Tensor) -> None:
+        super().__init__()
+        self.score, self.augmentation = score, augmentation
+        self.register_buffer("views", views)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        drawn = (view.expand(len(sample), -1) for view in self.views)
+        return torch.stack([self.score(self.augmentation.apply(sample, draws)) for draws in drawn]).mean(0)
 
 
 class Fitted(Score):
