@@ -81,6 +81,7 @@ class Rsrae(Detector):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """The updates of one batch."""
+        batch = self.augmented(batch)
         optimizers = cast(list[torch.optim.Optimizer], self.optimizers())
         for _ in range(self.updates_per_batch):
             turn = self.global_step % len(UPDATES)  # a checkpoint keeps it
