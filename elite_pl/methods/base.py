@@ -60,7 +60,7 @@ class BaseDetector(nn.Module):
         """
         if self.needs_labels and len(data.labeled) == 0:
             if data.arrays.labels == "known":
-                raise InputError(f"dataset.labels=known: y_train holds no 1 and no -1; method={self.name} needs some")
+                raise InputError(f"dataset.labels=known: no sample is labeled; method={self.name} needs some")
             raise InputError(f"label_ratio=0: method={self.name} learns from labels; give label_ratio > 0")
         if self.needs_labeled_anomalies and not (data.labeled_y < 0).any():
             raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
