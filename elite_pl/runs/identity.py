@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from elite_pl.addresses import OLD, renamed
-from elite_pl.data.sources.image_folder import content as folder_content
+from elite_pl.data.sources.images import content as folder_content
 from elite_pl.data.sources.torchvision_sets import copy_of
 from elite_pl.errors import input_errors
 

@@ -131,7 +131,7 @@ def _read(path: Path) -> dict[str, int]:
         raise ValueError(f"its first line is {','.join(header)[:80] or 'empty'}; path,label is right, each once")
     if ragged := [line for line, row in rows if len(row) != len(header)]:
         raise ValueError(f"line {ragged[0]} has not {len(header)} values, as the first line has")
-    names, words = ([row[header.index(key)].strip() for _, row in rows] for key in (keys[0], "label"))
+    names, words = ([row[header.index(key)] for _, row in rows] for key in (keys[0], "label"))
     if keys == ["path"]:
         names = [str(PurePosixPath(name.replace("\\", "/"))) for name in names]
     labels: dict[str, int] = {}

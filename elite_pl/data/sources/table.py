@@ -200,7 +200,8 @@ def _check_lines(path: Path, separator: str, width: int) -> None:
         reader = csv.reader(file, delimiter=separator)
         for row in reader:
             if row and len(row) != width:
-                raise ValueError(f"line {reader.line_num} has {len(row)} values, and the first line {width}")
+                found = f"{len(row)} values in line {reader.line_num}, {width} in the first line"
+                raise ValueError(f"{found}; as many in each are right")
 
 
 def _first_line(error: Exception) -> str:
