@@ -1,4 +1,4 @@
-"""A data set in memory, and the checks that any array goes through before it is one. NumPy only.
+"""A data set, and the checks that any array goes through before it is one. NumPy only.
 
 The checks raise `ValueError` in words that suit a Python user; a source adds the name of its file.
 """
@@ -8,26 +8,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from elite_pl.data.rows import Rows, stored
 from elite_pl.data.splits import describe_classes, known_labels
 from elite_pl.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A data set in memory, as it is stored: nothing is scaled here.
+    """A data set, in memory or memory-mapped, as it is stored: nothing is scaled here.
 
     Attributes:
         name: of the data set; part of the identity of a split.
-        x_train: (n, D) float32 vectors, or (n, C, H, W) images: uint8 in 0..255 or float32 in [0, 1].
+        x_train: (n, D) float32 vectors, or (n, C, H, W) images: uint8 in 0..255 or float32 in [0, 1]. Memory-mapped
+            ones may be of other types, see `rows.stored`.
         y_train: (n,) int64, class ids, or labels +1/-1/0 when `labels` is "known".
         x_test: as `x_train`; of length 0 when there is no test part.
         y_test: as `y_train`, without 0.
         class_names: name of class i at place i, where the data has names.
         labels: "classes" or "known".
         fingerprint: first 16 hex digits of the sha256 over the four arrays.
+        ids_train: (n,) unicode, what a person calls the training samples: an id, a path; None where they have no names.
+        ids_test: as `ids_train`.
+        encoding: how a row of a table becomes a vector, from `Encoding.to_plain`; None for other data.
+        notes: what was left out or decided on the way, a line each, for a person to read before training.
     """
 
     name: str
@@ -38,6 +45,10 @@ class Arrays:
     class_names: tuple[str, ...] | None
     labels: str
     fingerprint: str
+    ids_train: np.ndarray | None = None
+    ids_test: np.ndarray | None = None
+    encoding: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_arrays(
@@ -82,10 +93,13 @@ def make_arrays(
         raise ValueError(f"labels go beyond the {len(class_names)} names in classes; {right}")
     y_train, y_test = y_train.astype(np.int64), y_test.astype(np.int64)
     digest = hashlib.sha256()
-    x_train, y_train, x_test, y_test = map(np.ascontiguousarray, (x_train, y_train, x_test, y_test))
-    for part in (x_train, y_train, x_test, y_test):
-        digest.update(f"{part.dtype.str}{part.shape}".encode())
-        digest.update(part.reshape(-1).view(np.uint8).data)
+    if not isinstance(x_train, np.memmap):
+        x_train, x_test = np.ascontiguousarray(x_train), np.ascontiguousarray(x_test)
+    for x, y in ((x_train, y_train), (x_test, y_test)):
+        for part, blocks in ((Rows(x), Rows(x).blocks()), (y, [y])):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            for block in blocks:
+                digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
     return Arrays(name, x_train, y_train, x_test, y_test, class_names, labels, digest.hexdigest()[:16])
 
 
@@ -180,7 +194,7 @@ def to_samples(name: str, x: np.ndarray) -> np.ndarray:
     if low < 0 or high > (255 if whole else 1):
         right = "0 to 255" if whole else "[0, 1]: scale them, or give uint8"
         raise ValueError(f"{name} holds pixels from {low} to {high} in {x.dtype}; {right} is right")
-    return np.ascontiguousarray(x, dtype=np.uint8 if whole else np.float32)
+    return np.ascontiguousarray(stored(x))
 
 
 def channels_last(name: str, x: np.ndarray) -> bool:

@@ -39,10 +39,11 @@ class Split:
     labeled_y: np.ndarray
     test: np.ndarray
 
-    def save(self, path: Path) -> None:
-        """Write the four arrays to an npz file that is either complete or absent."""
+    def save(self, path: Path, **more: np.ndarray | None) -> None:
+        """Write the four arrays, and more if they are not None, to an npz file that is either complete or absent."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)} | more
         with atomic_write(path) as temporary:
-            np.savez(temporary, **{field.name: getattr(self, field.name) for field in fields(self)})
+            np.savez(temporary, **{name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
     def load(cls, path: Path) -> Split:

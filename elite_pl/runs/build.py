@@ -60,7 +60,7 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None) -> Pollut
             )
         if held_out is not None:
             split, held = splits.hold_out(split, *held_out)
-            arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held])
+            arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held], ids_test=None)
         return PollutedData(
             arrays,
             split,

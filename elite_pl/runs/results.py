@@ -105,8 +105,21 @@ def _column(values: ArrayLike | None, kind: type, length: int) -> list[Any]:
     return [""] * length if values is None else np.asarray(values).astype(kind).tolist()
 
 
+def _with_ids(
+    header: list[str], columns: list[list[Any]], ids: np.ndarray | None
+) -> tuple[list[str], Iterable[Iterable[object]]]:
+    """Header and rows of a table whose first column is an index, with the ids beside it if there are any."""
+    if ids is not None:
+        header, columns = [header[0], "id", *header[1:]], [columns[0], ids[columns[0]].tolist(), *columns[1:]]
+    return header, zip(*columns, strict=True)
+
+
 def write_scores(
-    path: str | os.PathLike[str], index: ArrayLike, score: ArrayLike, is_anomaly: ArrayLike | None
+    path: str | os.PathLike[str],
+    index: ArrayLike,
+    score: ArrayLike,
+    is_anomaly: ArrayLike | None,
+    ids: np.ndarray | None = None,
 ) -> None:
     """Writes `scores.csv`: index into the test part, score (higher is more anomalous), truth (1 anomaly, 0 normal).
 
@@ -115,10 +128,11 @@ def write_scores(
         index: (n,).
         score: (n,).
         is_anomaly: (n,), or None where nobody knows it: the column is then empty.
+        ids: What the samples of the test part are called, or None: there is then no column `id` after the index.
     """
     index = _column(index, int, 0)
     columns = [index, _column(score, float, 0), _column(is_anomaly, int, len(index))]
-    _write_csv(path, ["index", "score", "is_anomaly"], zip(*columns, strict=True))
+    _write_csv(path, *_with_ids(["index", "score", "is_anomaly"], columns, ids))
 
 
 def write_audit(
@@ -127,6 +141,7 @@ def write_audit(
     suspicion: ArrayLike,
     pseudo_label: ArrayLike | None,
     is_anomaly: ArrayLike | None,
+    ids: np.ndarray | None = None,
 ) -> None:
     """Writes `audit.csv`: the unlabeled training samples, the most suspicious first (rank 1; equal ones by index).
 
@@ -136,6 +151,7 @@ def write_audit(
         suspicion: Higher is more suspicious, (n,).
         pseudo_label: +1 or -1, (n,), or None for a method that has none.
         is_anomaly: The truth, (n,), or None where nobody knows it.
+        ids: What the samples of the training part are called, or None: there is then no column `id` after the index.
     """
     order = np.lexsort((np.asarray(index), -np.asarray(suspicion, dtype=np.float64)))
     n = len(order)
@@ -146,7 +162,7 @@ def write_audit(
         list(range(1, n + 1)),
         _column(None if is_anomaly is None else np.asarray(is_anomaly)[order], int, n),
     ]
-    _write_csv(path, ["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], zip(*columns, strict=True))
+    _write_csv(path, *_with_ids(["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], columns, ids))
 
 
 def write_meta_gradient(

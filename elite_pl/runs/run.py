@@ -75,14 +75,10 @@ def fitted(
     try:
         with atomic_write(directory / "config.yaml") as temporary:
             OmegaConf.save(spec.plain, temporary)
-        data.split.save(directory / "splits.npz")
+        data.split.save(directory / "splits.npz", ids_train=data.arrays.ids_train, ids_test=data.arrays.ids_test)
         trainer.logger = logger = loggers.make_logger(spec)
-        log.info(
-            "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, hidden anomalies among "
-            "them: %(data/hidden_anomalies)s; %(data/labeled)d labeled, %(data/test)d to test; "
-            "%(method)s on %(backbone)s",
-            facts,
-        )
+        for line in overview(data, facts):
+            log.info(line)
         fit(detector, data, trainer, history, directory / "last.ckpt")
         facts["train/seconds"] = history.seconds
         results = write_results(spec, detector, data, logger, facts)
@@ -159,6 +155,32 @@ def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: 
     }
 
 
+def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
+    """What is about to be learned from, in lines for a person.
+
+    Args:
+        data: The data.
+        facts: As of `describe`.
+    """
+    method = "{method} on {backbone}".format(**facts)
+    if data.arrays.labels != "known":
+        counts = (
+            "{dataset}, normal class {normal_class}: {data/unlabeled} unlabeled samples, hidden anomalies among them: "
+            "{data/hidden_anomalies}; {data/labeled} labeled, {data/test} to test; {method} on {backbone}"
+        )
+        return [counts.format(**facts), *data.arrays.notes]
+    labeled, test = data.labeled_y.cpu(), data.anomalous("test")
+    shape = data.sample_shape
+    sample = f"{shape[0]} features" if len(shape) == 1 else "images of {} x {} x {}".format(*shape)
+    rows = [
+        ("", "unlabeled", "normal", "anomaly"),
+        ("training", len(data.unlabeled), int((labeled > 0).sum()), int((labeled < 0).sum())),
+        ("test", "-", int((~test).sum()), int(test.sum())) if len(test) else ("test", *"---"),
+    ]
+    table = ["{:<9}{:>10}{:>9}{:>9}".format(*row) for row in rows]
+    return [f"{data.arrays.name}, {sample}; {method}", *table, *data.arrays.notes]
+
+
 def write_results(
     spec: RunSpec, detector: BaseDetector, data: PollutedData, logger: Any, facts: dict[str, Any]
 ) -> dict[str, Any]:
@@ -194,13 +216,14 @@ def write_results(
     if hidden is not None and 0 < hidden.sum() < len(hidden):
         results["audit/auroc"] = metrics.roc_auc(suspicion, hidden)
 
-    write_scores(directory / "scores.csv", data.split.test, test, is_anomaly)
+    write_scores(directory / "scores.csv", data.split.test, test, is_anomaly, data.arrays.ids_test)
     write_audit(
         directory / "audit.csv",
         data.split.unlabeled,
         suspicion,
         detector.pseudo_label(unlabeled, threshold),
         hidden,
+        data.arrays.ids_train,
     )
     if detector.infers_labels:
         truth = None if hidden is None else hidden.numpy()
