@@ -1,0 +1,192 @@
+"""A data set in memory, and the checks that any array goes through before it is one. NumPy only.
+
+The checks raise `ValueError` in words that suit a Python user; a source adds the name of its file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from elite_pl.data.splits import describe_classes, known_labels
+from elite_pl.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A data set in memory, as it is stored: nothing is scaled here.
+
+    Attributes:
+        name: of the data set; part of the identity of a split.
+        x_train: (n, D) float32 vectors, or (n, C, H, W) images: uint8 in 0..255 or float32 in [0, 1].
+        y_train: (n,) int64, class ids, or labels +1/-1/0 when `labels` is "known".
+        x_test: as `x_train`; of length 0 when there is no test part.
+        y_test: as `y_train`, without 0.
+        class_names: name of class i at place i, where the data has names.
+        labels: "classes" or "known".
+        fingerprint: first 16 hex digits of the sha256 over the four arrays.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...] | None
+    labels: str
+    fingerprint: str
+
+
+def make_arrays(
+    name: str,
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    class_names: tuple[str, ...] | None = None,
+    labels: str = "classes",
+) -> Arrays:
+    """Puts the parts of a data set together, and takes their fingerprint.
+
+    Args:
+        name: As of `Arrays`, and so are the others; labels of `"classes"` may be integers or strings, which become
+            class names.
+
+    Raises:
+        ValueError: If the parts do not go together, or the labels are not what they are said to be.
+    """
+    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+        shapes = f"{x_train.dtype} {x_train.shape[1:]} in x_train and {x_test.dtype} {x_test.shape[1:]} in x_test"
+        raise ValueError(f"samples are {shapes}; both alike are right")
+    if y_train.dtype.kind != y_test.dtype.kind:
+        raise ValueError("y_train and y_test are of different kinds; integers, or strings, in both")
+    if labels == "known":
+        if y_train.dtype.kind == "U":
+            raise ValueError("dataset.labels=known and labels are strings; 1, -1 and 0 are right")
+        known_labels(y_train, y_test)  # raises for everything that such labels cannot be
+    elif y_train.dtype.kind == "U":
+        found, y = np.unique(np.concatenate([y_train, y_test]), return_inverse=True)
+        class_names, y_train, y_test = tuple(found.tolist()), y[: len(y_train)], y[len(y_train) :]
+    elif class_names is not None:
+        if min(y_train.min(), y_test.min()) < 0 or max(y_train.max(), y_test.max()) >= len(class_names):
+            right = f"0 to {len(class_names) - 1} are right"
+            raise ValueError(f"labels go beyond the {len(class_names)} names in classes; {right}")
+    y_train, y_test = y_train.astype(np.int64), y_test.astype(np.int64)
+    digest = hashlib.sha256()
+    x_train, y_train, x_test, y_test = map(np.ascontiguousarray, (x_train, y_train, x_test, y_test))
+    for part in (x_train, y_train, x_test, y_test):
+        digest.update(f"{part.dtype.str}{part.shape}".encode())
+        digest.update(part.reshape(-1).view(np.uint8).data)
+    return Arrays(name, x_train, y_train, x_test, y_test, class_names, labels, digest.hexdigest()[:16])
+
+
+def resolve_class(normal_class: int | str, arrays: Arrays) -> int:
+    """Find a class by its name or id. A name wins; names that are numbers hide the ids.
+
+    Args:
+        normal_class: name or id of a class of the training part (of data with labels="classes").
+        arrays: the data.
+
+    Returns:
+        Its id.
+
+    Raises:
+        InputError: no such class; the message lists those there are.
+    """
+    ids, names = np.unique(arrays.y_train).tolist(), arrays.class_names or ()
+    if str(normal_class) in names and (found := names.index(str(normal_class))) in ids:
+        return found
+    with contextlib.suppress(ValueError):
+        if int(normal_class) in ids and not any(name.lstrip("-").isdigit() for name in names):
+            return int(normal_class)
+    there = describe_classes(arrays.y_train, arrays.class_names)
+    raise InputError(f"normal_class={normal_class}: {arrays.name} has no such class; it has {there}")
+
+
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Refuses floats that are NaN or infinite.
+
+    Args:
+        name: What the array is called in the message.
+        array: Any array.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.count_nonzero(~np.isfinite(array))
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite; finite numbers are right")
+
+
+def to_labels(name: str, y: np.ndarray) -> np.ndarray:
+    """Labels (n,) or (n, 1) as int64, or as unicode strings.
+
+    Args:
+        name: What the array is called in the message.
+        y: The labels as they came.
+
+    Raises:
+        ValueError: If they are neither whole numbers nor strings, or have another shape.
+    """
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise ValueError(f"{name} has shape {y.shape}; (n,) is right")
+    if y.dtype.kind in "SU":
+        try:
+            return y.astype(np.str_)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} holds bytes that are not ASCII; strings are right") from error
+    with np.errstate(invalid="ignore"):
+        if y.dtype.kind not in "biuf" or (y.astype(np.int64) != y).any():
+            raise ValueError(f"{name} ({y.dtype}) does not hold whole numbers; integers or strings are right")
+    return y.astype(np.int64)
+
+
+def to_samples(name: str, x: np.ndarray) -> np.ndarray:
+    """Samples as float32 vectors (n, D), or as channels-first images (n, C, H, W) in uint8 or float32.
+
+    Args:
+        name: What the array is called in the message.
+        x: Vectors (n, D) of any real type, or images (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3: integers in
+            0..255 or floats in [0, 1].
+
+    Raises:
+        ValueError: If they are not like that, or not finite.
+    """
+    check_finite(name, x)
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is of type {x.dtype}; integers or floats are right")
+    if x.ndim not in (2, 3, 4):
+        raise ValueError(f"{name} has shape {x.shape}; (n, D) vectors or (n, H, W[, C]) images are right")
+    if x.ndim == 2:
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError(f"{name} holds values too large for float32; scale them")
+        return x
+    x = x.transpose(0, 3, 1, 2) if channels_last(name, x) else x if x.ndim == 4 else x[:, None]
+    low, high = x.min(), x.max()
+    whole = x.dtype.kind in "iu"
+    if low < 0 or high > (255 if whole else 1):
+        right = "0 to 255" if whole else "[0, 1]: scale them, or give uint8"
+        raise ValueError(f"{name} holds pixels from {low} to {high} in {x.dtype}; {right} is right")
+    return np.ascontiguousarray(x, dtype=np.uint8 if whole else np.float32)
+
+
+def channels_last(name: str, x: np.ndarray) -> bool:
+    """Whether the channels of images are their last axis, told by its length of 1 or 3.
+
+    Raises:
+        ValueError: If the second axis could be it as well, or neither can.
+    """
+    if x.ndim != 4:
+        return False
+    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
+    if first == last:
+        fit = "both the second and the last axis are" if first else "neither the second nor the last axis is"
+        raise ValueError(f"{name} has shape {x.shape}, ambiguous: {fit} 1 or 3 channels; (n, H, W, C) or (n, C, H, W)")
+    return last

@@ -1,0 +1,173 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 through torchvision: from local files, else downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+from elite_pl.data.arrays import Arrays, make_arrays
+from elite_pl.data.sources.npz import read_npz
+from elite_pl.errors import InputError, one_line
+
+log = logging.getLogger(__name__)
+
+_SILENCE_S = 8.0  # a server that says nothing for so long counts as unreachable
+_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+_SHORT = {"MNIST": "mnist", "FashionMNIST": "fmnist", "CIFAR10": "cifar10"}
+
+
+def torchvision_set(name: str, root: str) -> Arrays:
+    """Load MNIST, Fashion-MNIST or CIFAR-10 from local files, else download them into `root`.
+
+    For CIFAR-10, `root/cifar10.npz` (`x_train` (50000, 32, 32, 3) uint8, `y_train`, `x_test`, `y_test`, optional
+    `classes`) is taken when the official files are not there; it is recorded as "cifar10-npz": its pixels may differ.
+
+    Args:
+        name: "MNIST", "FashionMNIST" or "CIFAR10".
+        root: folder of the data sets, in torchvision's layout (`root/MNIST/raw/...`).
+
+    Returns:
+        uint8 images, (n, 1, 28, 28) or (n, 3, 32, 32), with the official test part.
+
+    Raises:
+        InputError: no files and no download, or damaged files; the message says which files to put where.
+    """
+    if name not in _SHORT:
+        raise InputError(f"dataset.name={name}: unknown torchvision set; one of {', '.join(_SHORT)}")
+    folder = Path(root).expanduser()
+    where, complete = _files(name, folder)
+    if (copy := copy_of(name, root)) is not None:
+        return _cifar10_npz(copy)
+
+    import torchvision  # noqa: F401  (an installation that is broken is not bad input: fail before the handlers below)
+
+    try:
+        return _read_torchvision(name, folder)
+    except Exception as error:  # torchvision reports bad files by whatever its reader stumbles over
+        if complete:
+            raise InputError(
+                f"dataset.root={root}: the {name} files in {where} are damaged ({one_line(error)}); "
+                f"delete that folder to download them again, or put the official files there"
+            ) from error
+    try:
+        _download(name, folder)
+        return _read_torchvision(name, folder)
+    except Exception as error:
+        what = f"put {', '.join(_IDX)} into {where}"
+        if name == "CIFAR10":
+            what = f"put the folder cifar-10-batches-py ({', '.join(_BATCHES)}) or cifar10.npz into {folder}"
+        raise InputError(
+            f"dataset.root={root}: {name} is not there and cannot be downloaded ({one_line(error)}); "
+            f"{what}, or set dataset.root to where they are"
+        ) from error
+
+
+def _files(name: str, folder: Path) -> tuple[Path, bool]:
+    """Where the official files of a set are looked for, and whether all of them are there."""
+    where = folder / "cifar-10-batches-py" if name == "CIFAR10" else folder / name / "raw"
+    return where, all((where / file).is_file() for file in (_BATCHES if name == "CIFAR10" else _IDX))
+
+
+def copy_of(name: str, root: str) -> Path | None:
+    """The file that `torchvision_set` takes in the place of the official ones: `ROOT/cifar10.npz`, else None."""
+    folder = Path(root).expanduser()
+    copy = folder / "cifar10.npz"
+    return copy if name == "CIFAR10" and not _files(name, folder)[1] and copy.is_file() else None
+
+
+def _read_torchvision(name: str, root: Path) -> Arrays:
+    """Read local files only."""
+    from torchvision import datasets
+
+    make = getattr(datasets, name)
+    parts = []
+    for train in (True, False):
+        part = make(str(root), train=train, download=False)
+        x, y = np.asarray(part.data), np.asarray(part.targets, dtype=np.int64)
+        if len(x) != len(y):
+            raise ValueError(f"{len(x)} images and {len(y)} labels")
+        parts.append((x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2), y))
+    names = tuple("0123456789") if name == "MNIST" else tuple(make.classes if name == "FashionMNIST" else part.classes)
+    return make_arrays(_SHORT[name], *parts[0], *parts[1], names)
+
+
+def _download(name: str, root: Path) -> None:
+    """Bring the official files into `root`, one complete file at a time; leave no trace of an attempt that failed."""
+    from torchvision import datasets
+
+    make = getattr(datasets, name)
+    if name == "CIFAR10":
+        archives, sources, extracted = [Path(make.filename)], [make.url], Path(make.base_folder)
+    else:
+        archives = [Path(name, "raw", file) for file, _ in make.resources]
+        sources, extracted = [mirror + archives[0].name for mirror in make.mirrors], Path(name, "raw")
+    if not all((root / archive).is_file() for archive in archives):
+        _reach(sources)
+        log.info("downloading %s into %s", name, root)
+
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    timeout = socket.getdefaulttimeout()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
+            for archive in archives:  # one that is there already is unpacked, not fetched
+                if (root / archive).is_file():
+                    Path(temporary, archive).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(root / archive, Path(temporary, archive))
+            socket.setdefaulttimeout(_SILENCE_S)
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                make(temporary, download=True)
+            for file in sorted(Path(temporary, extracted).iterdir()):
+                if file.suffix != ".gz":
+                    (root / extracted).mkdir(parents=True, exist_ok=True)
+                    os.replace(file, root / extracted / file.name)
+    finally:
+        socket.setdefaulttimeout(timeout)
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty: the files are there
+                folder.rmdir()
+
+
+def _reach(urls: list[str]) -> None:
+    """Raise ConnectionError within seconds unless one of the servers answers.
+
+    Timeouts of sockets do not bound the look-up of a name, and count anew for every address and mirror; hence threads
+    that nobody waits for.
+    """
+    answered, failed = threading.Event(), []
+
+    def ask(url: str) -> None:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "pytorch/vision"})
+            urllib.request.urlopen(request, timeout=_SILENCE_S).close()
+            answered.set()
+        except Exception as error:
+            failed.append(one_line(error))
+            if len(failed) == len(urls):
+                answered.set()
+
+    for url in urls:
+        threading.Thread(target=ask, args=(url,), daemon=True).start()
+    answered.wait(_SILENCE_S)
+    if not answered.is_set() or len(failed) == len(urls):
+        raise ConnectionError(failed[0] if failed else f"no answer within {_SILENCE_S:.0f} s")
+
+
+def _cifar10_npz(path: Path) -> Arrays:
+    """Read the npz variant of CIFAR-10."""
+    arrays = read_npz(path, "cifar10-npz", "classes", 0.3, key="dataset.root")
+    if arrays.x_train.shape[1:] != (3, 32, 32) or arrays.x_train.dtype != np.uint8:
+        found = f"{arrays.x_train.dtype} {arrays.x_train.shape[1:]}"
+        raise InputError(f"dataset.root={path}: images are {found}, channels first; uint8 (3, 32, 32) is right")
+    return arrays
