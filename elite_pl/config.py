@@ -1,17 +1,19 @@
 """The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
 
-import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
+from elite_pl.annotations import argument_types, is_of
 from elite_pl.errors import InputError
 
 
@@ -84,7 +86,7 @@ def _help() -> str:
 def register() -> None:
     """Tells Hydra of the schema and of the help text."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="elite_pl_schema", node=Config)
     store.store(group="hydra/help", name="elite_pl", node={"app_name": "elite_pl", "template": _help()})
 
 
@@ -119,6 +121,26 @@ def check(config: Config) -> None:
             raise InputError(f"{key}={getattr(config, key)}: {rule}")
 
 
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration of the command with these overrides, for a process that may have a Hydra of its own.
+
+    Args:
+        overrides: `KEY=VALUE`, as they are typed.
+
+    Raises:
+        HydraException, OmegaConfBaseException, ValueError: If one means nothing; see `cli.one_line`.
+    """
+    running, base = GlobalHydra.instance(), VersionBase.instance()
+    before = running.hydra, base.getbase()
+    running.clear()
+    try:
+        register()
+        with hydra.initialize_config_module("elite_pl.conf", version_base="1.3"):
+            return cast(Config, hydra.compose("train", list(overrides)))
+    finally:
+        GlobalHydra.instance().hydra, base.version_base = before
+
+
 def plain(config: Any) -> dict[str, Any]:
     """A configuration as plain dictionaries, lists and scalars, with all references resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
@@ -149,43 +171,17 @@ def _check_types(key: str, node: Any) -> None:
     if not isinstance(node, dict) or "_target_" not in node:
         return
     try:
-        accepted = _annotations(hydra.utils.get_object(node["_target_"]))
+        accepted = argument_types(hydra.utils.get_object(node["_target_"]))
     except Exception as error:  # whatever the import stumbles over
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(f"{key}._target_={node['_target_']}: cannot be imported ({reason})") from error
     for name, value in node.items():
         if isinstance(value, dict):
             _check_types(f"{key}.{name}", value)
-        elif name in accepted and not _is_of(value, accepted[name]):
+        elif name in accepted and not is_of(value, accepted[name]):
             raise InputError(f"{key}.{name}={_typed(value)}: must be {_words(accepted[name])}")
 
 
-def _annotations(target: Any) -> dict[str, Any]:
-    """The types of a callable's arguments by name; of a class also those that it hands on to its bases."""
-    found: dict[str, Any] = {}
-    classes = reversed(target.__mro__) if isinstance(target, type) else []
-    for function in [vars(base).get("__init__") for base in classes] or [target]:
-        with contextlib.suppress(Exception):  # an annotation that cannot be looked up tells nothing
-            found |= get_type_hints(function)
-    return found
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a plain value may be meant for an annotation; what is not plain is none of our business."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(_is_of(value, part) for part in get_args(kind))
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if kind in _PLAIN:
-        return isinstance(value, _PLAIN[kind]) and (kind is bool or not isinstance(value, bool))
-    if get_origin(kind) in (list, tuple, Sequence) and isinstance(value, list):
-        parts = [part for part in get_args(kind) if part is not Ellipsis]
-        return all(any(_is_of(item, part) for part in parts) for item in value)
-    plain_only = get_origin(kind) in (list, tuple, Sequence, Callable) or isinstance(kind, type)
-    return not (plain_only and kind is not object and isinstance(value, str | int | float | bool | None))
-
-
-_PLAIN: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool, type(None): type(None)}
 _CALLED = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from elite_pl import seeding
 from elite_pl.config import Config, instantiate, plain
 from elite_pl.data import splits
-from elite_pl.data.arrays import resolve_class
+from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError
 from elite_pl.methods.base import BaseDetector
@@ -28,14 +28,16 @@ STEP = {"gradient_clip_val": None, "gradient_clip_algorithm": "norm", "accumulat
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
 
 
-def make_data(config: Config, held_out: tuple[int, int] | None = None) -> PollutedData:
+def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
     """Source and split of a configuration, as a data module.
 
     Args:
         config: A checked configuration.
         held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
+        arrays: Data in memory, in the place of the source.
     """
-    arrays = instantiate("dataset.source", config.dataset.source)()
+    if arrays is None:
+        arrays = cast(Arrays, instantiate("dataset.source", config.dataset.source)())
     if arrays.labels == "known":
         normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)
     else:
