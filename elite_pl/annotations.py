@@ -52,7 +52,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*values: P.args, **options: P.kwargs) -> R:
-        check(dict(zip(names, values, strict=False)) | options, annotations(function))
+        check(dict(zip(names, values, strict=False)) | options, argument_kinds(function))
         return function(*values, **options)
 
     return call
@@ -63,7 +63,7 @@ def check(arguments: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
 
     Args:
         arguments: Values by name.
-        kinds: Annotations by name; see `annotations`.
+        kinds: Annotations by name; see `argument_kinds`.
 
     Raises:
         ValueError: If a value is not of its kind; names the argument, the value, and what is right.
@@ -73,7 +73,7 @@ def check(arguments: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={value}: must be {_words(kinds[name])}")
 
 
-def annotations(target: Any) -> dict[str, Any]:
+def argument_kinds(target: Any) -> dict[str, Any]:
     """The types of a callable's arguments by name; of a class also those that it hands on to its bases."""
     found: dict[str, Any] = {}
     classes = reversed(target.__mro__) if isinstance(target, type) else []

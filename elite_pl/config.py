@@ -1,17 +1,19 @@
 """The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import isbuiltin
 from typing import Any, cast, get_args, get_origin
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.annotations import annotations
+from elite_pl.annotations import argument_kinds
 from elite_pl.annotations import check as check_values
 from elite_pl.errors import InputError, input_errors
 
@@ -89,7 +91,7 @@ def _help() -> str:
 def register() -> None:
     """Tells Hydra of the schema and of the help text."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="elite_pl_schema", node=Config)
     store.store(group="hydra/help", name="elite_pl", node={"app_name": "elite_pl", "template": _help()})
 
 
@@ -125,6 +127,26 @@ def check(config: Config) -> None:
     for key in NAMED:
         if not isinstance(OmegaConf.select(cast(Any, config), key), str):
             raise InputError(f"{key}: is missing; must be a word, as it is in the options that --help lists")
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration of the command with these overrides, for a process that may have a Hydra of its own.
+
+    Args:
+        overrides: `KEY=VALUE`, as they are typed.
+
+    Raises:
+        HydraException, OmegaConfBaseException, ValueError: If one means nothing; see `cli.one_line`.
+    """
+    running, base = GlobalHydra.instance(), VersionBase.instance()
+    before = running.hydra, base.getbase()
+    running.clear()
+    try:
+        register()
+        with hydra.initialize_config_module("elite_pl.conf", version_base="1.3"):
+            return cast(Config, hydra.compose("train", list(overrides)))
+    finally:
+        GlobalHydra.instance().hydra, base.version_base = before
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -186,7 +208,7 @@ def _constructor(key: str, node: Any, kind: type) -> Constructor:
     except Exception as error:  # whatever the import stumbles over
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(f"{key}._target_={address}: cannot be imported ({reason})") from error
-    kinds = annotations(target)
+    kinds = argument_kinds(target)
     made = target if isinstance(target, type) else kinds.get("return", Any)
     fits = made is Any or not isinstance(made, type) or issubclass(made, kind) or issubclass(kind, made)
     if kind is not object and not (fits and callable(target) and not isbuiltin(target)):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from elite_pl.annotations import Positive, Range, annotations, check, checked, is_of
+from elite_pl.annotations import Positive, Range, argument_kinds, check, checked, is_of
 from elite_pl.data import splits
 from elite_pl.data.preprocessing import preprocessing
 from elite_pl.errors import InputError
@@ -25,6 +25,8 @@ DETECTOR: dict[str, Any] = {
     "pretrain_milestone": None,
     "margin": "mean_initial",
     "labeled_statistics": "batch",
+    "labeled_copies": 1,
+    "average_decay": None,
     "score": Hypersphere,
 }
 ELITE = {"meta_gradient": "jvp", "meta_scale": 1, "weights": "mean", "supervised": 1, "record_iterations": 0}
@@ -133,7 +135,7 @@ def test_what_annotations_say():
     class Narrower(Base):
         def __init__(self, kind: Literal["a"], **base: Any) -> None: ...
 
-    kinds = annotations(Narrower)
+    kinds = argument_kinds(Narrower)
     check({"rate": 1.0, "kind": "a", "unknown": object()}, kinds)
     for wrong in ({"rate": 0.0}, {"kind": "b"}):
         with pytest.raises(ValueError):

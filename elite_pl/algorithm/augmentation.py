@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.quasirandom import SobolEngine
 
-from elite_pl.annotations import Count, NotNegative, Share, annotations, check
+from elite_pl.annotations import Count, NotNegative, Share, argument_kinds, check
 
 
 class Augmentation(ABC):
@@ -23,7 +23,7 @@ class Augmentation(ABC):
     test_views: int
 
     def __post_init__(self) -> None:
-        check(vars(self), annotations(type(self)))
+        check(vars(self), argument_kinds(type(self)))
 
     @abstractmethod
     def width(self, sample_shape: tuple[int, ...]) -> int:

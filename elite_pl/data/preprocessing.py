@@ -35,7 +35,7 @@ class Preprocessing(NamedTuple):
     shift: Tensor
     scale: Tensor
 
-    def once(self, values: np.ndarray) -> Tensor:
+    def once(self, values: np.ndarray | Tensor) -> Tensor:
         """What is done to samples once, before they are put on the device: values (n, ...) to a tensor (n, ...)."""
         samples = torch.as_tensor(values)
         if self.size is not None and samples.shape[2:] != (self.size, self.size):

@@ -245,6 +245,10 @@ class Detector(BaseDetector, pl.LightningModule):
         super().check(data)
         if self.margin_rule == "max_labeled" and len(data.labeled) == 0:
             raise ValueError("margin=max_labeled: there is no labeled sample; must be mean_initial or a number")
+        alone = self.needs_labels and len(data.labeled) == 1 and self.labeled_statistics == "batch"
+        if alone and running_statistics(self.score):
+            rule = "a single labeled sample has no statistics; label another one, or use running"
+            raise ValueError(f"labeled_statistics=batch: {rule}")
 
     def prepare(self, data: PollutedData) -> None:
         """Initialises the network, the center and the margin from all training samples, without their labels."""

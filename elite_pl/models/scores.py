@@ -203,6 +203,16 @@ class Fitted(Score):
                 setattr(self, name, torch.empty_like(kept, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *options)
 
+    def check(self, features: int) -> None:
+        """Refuses buffers that no fit can have left.
+
+        Args:
+            features: Of a flattened sample.
+
+        Raises:
+            ValueError: If they are of such shapes or values.
+        """
+
 
 class KernelExpansion(Fitted):
     """A kernel machine: `Ω(x) = ρ - Σ_i a_i exp(-γ ||x - x_i||²)` over support vectors x_i, on flattened samples.
@@ -232,6 +242,12 @@ class KernelExpansion(Fitted):
         dtype = support.dtype
         self.support, self.coefficient = support[kept], coefficient[kept].to(dtype)
         self.gamma, self.offset = torch.tensor(gamma, dtype=dtype), torch.tensor(offset, dtype=dtype)
+
+    def check(self, features: int) -> None:
+        """Refuses shapes that do not go together."""
+        shapes = [tuple(buffer.shape) for buffer in self.buffers()]
+        if shapes != [(len(self.coefficient), features), (len(self.coefficient),), (), ()]:
+            raise ValueError(f"no support vectors of {features} features have the shapes {shapes}")
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,), in pieces that need little memory."""
@@ -284,6 +300,17 @@ class IsolationTrees(Fitted):
         self.register_buffer("child", torch.zeros(0, 2, dtype=torch.long))
         self.register_buffer("depth", torch.zeros((), dtype=torch.long))
         self.register_buffer("normaliser", torch.ones(()))
+
+    def check(self, features: int) -> None:
+        """Refuses nodes that lead out of their trees, and trees that have no end."""
+        nodes = (len(self.feature),)
+        shapes = [tuple(buffer.shape) for buffer in self.buffers()]
+        whole = all(not buffer.is_floating_point() for buffer in (self.roots, self.feature, self.child, self.depth))
+        if not whole or shapes != [(len(self.roots),), nodes, nodes, nodes, (*nodes, 2), (), ()]:
+            raise ValueError(f"no trees have nodes of the shapes {shapes}")
+        ends = ((self.roots, nodes[0]), (self.child, nodes[0]), (self.feature, features), (self.depth, nodes[0] + 1))
+        if any(not len(node.flatten()) or node.min() < 0 or node.max() >= end for node, end in ends):
+            raise ValueError("nodes lead out of their trees")
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""

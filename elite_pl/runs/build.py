@@ -33,14 +33,16 @@ REHEARSED = 1000  # epochs at most that a schedule is tried for
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
 
 
-def make_data(config: Config, held_out: tuple[int, int] | None = None) -> PollutedData:
+def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
     """Source and split of a configuration, as a data module.
 
     Args:
         config: A checked configuration.
         held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
+        arrays: Data in memory, in the place of the source.
     """
-    arrays = instantiate("dataset.source", config.dataset.source, Arrays)()
+    if arrays is None:
+        arrays = instantiate("dataset.source", config.dataset.source, Arrays)()
     with data_errors(config, arrays):
         if arrays.labels == "known":
             normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)

@@ -3,6 +3,7 @@
 import csv
 import logging
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ class SameRun(pl.Callback):
         self.at_sigterm = signal.getsignal(signal.SIGTERM)  # before Lightning sets its own
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts back what is to happen at SIGTERM."""
-        if callable(self.at_sigterm):
+        """Puts back what is to happen at SIGTERM, which only the main thread can say."""
+        if callable(self.at_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.at_sigterm)
 
 

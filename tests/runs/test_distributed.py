@@ -40,7 +40,7 @@ def metrics(directory):
 
 def difference(one, other):
     """The largest difference of any weight of two runs."""
-    one, other = (torch.load(directory / "detector.pt", weights_only=True)["score"] for directory in (one, other))
+    one, other = (torch.load(directory / "detector.pt", weights_only=True)["state"] for directory in (one, other))
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
