@@ -52,8 +52,13 @@ def make_arrays(
     """Puts the parts of a data set together, and takes their fingerprint.
 
     Args:
-        name: As of `Arrays`, and so are the others; labels of `"classes"` may be integers or strings, which become
-            class names.
+        name: As of `Arrays`.
+        x_train: As of `Arrays`.
+        y_train: Integers; or strings, which become class names.
+        x_test: As of `Arrays`.
+        y_test: As `y_train`.
+        class_names: As of `Arrays`.
+        labels: As of `Arrays`.
 
     Raises:
         ValueError: If the parts do not go together, or the labels are not what they are said to be.
@@ -71,6 +76,8 @@ def make_arrays(
         found, y = np.unique(np.concatenate([y_train, y_test]), return_inverse=True)
         class_names, y_train, y_test = tuple(found.tolist()), y[: len(y_train)], y[len(y_train) :]
     elif class_names is not None:
+        if twice := sorted({one for one in class_names if class_names.count(one) > 1}):
+            raise ValueError(f"the class name {twice[0]} is given twice; another name for each class is right")
         if min(y_train.min(), y_test.min()) < 0 or max(y_train.max(), y_test.max()) >= len(class_names):
             right = f"0 to {len(class_names) - 1} are right"
             raise ValueError(f"labels go beyond the {len(class_names)} names in classes; {right}")

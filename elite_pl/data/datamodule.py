@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from elite_pl import distributed, seeding
-from elite_pl.data.preprocessing import Preprocessing, preprocessing
 from elite_pl.data.arrays import Arrays
+from elite_pl.data.preprocessing import Preprocessing, preprocessing
 from elite_pl.data.splits import Split, is_anomaly
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elite_pl.errors import InputError
-from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data import digits, npz, torchvision_set
+from elite_pl.data.arrays import Arrays, resolve_class
+from elite_pl.errors import InputError
 
 RNG = np.random.default_rng(0)
 Y = np.arange(20) % 2

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from elite_pl.errors import InputError
 from elite_pl.data.splits import Split, describe_classes, is_anomaly, known_labels, polluted_one_vs_rest, stratified
+from elite_pl.errors import InputError
 
 Y_TRAIN = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [400, 300, 300, 300, 300]))
 Y_TEST = np.repeat(np.arange(5), 4)

@@ -46,7 +46,8 @@ def read_npz(path: Path, name: str, labels: str, test_fraction: float, key: str 
     Args:
         path: of the file.
         name: of the data set.
-        labels: as of `npz`, and so is `test_fraction`.
+        labels: as of `npz`.
+        test_fraction: as of `npz`.
         key: the key that names the file, for messages.
 
     Raises:
@@ -80,7 +81,8 @@ class _Reader:
         except FileNotFoundError:
             raise ValueError("no such file; the path of an npz file") from None
         except OSError as error:
-            raise ValueError(f"cannot be read ({error.strerror or one_line(error)}); the path of an npz file") from error
+            reason = error.strerror or one_line(error)
+            raise ValueError(f"cannot be read ({reason}); the path of an npz file") from error
         except Exception as error:  # whatever the unpacking of a foreign file stumbles over
             raise ValueError("not an npz file; one that numpy.savez writes") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
