@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench install-check pins clean
+.PHONY: help setup demo test lint format bench map install-check pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ install-check: $(READY) ## the wheel with its dependencies in an environment of 
 	$$place/venv/bin/elite-pl-train logger=none epochs=1 method.pretrain_epochs=0; \
 	$$place/venv/bin/elite-pl-report outputs/runs >/dev/null; \
 	echo 'the wheel runs with its own dependencies'
+
+map: $(READY) ## docs/packages.md, the packages and who imports whom
+	$(BIN)/python docs/packages.py
 
 pins: $(READY) ## resolve requirements.txt anew from pyproject.toml
 	{ sed -n '/^#/p' requirements.txt; \

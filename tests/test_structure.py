@@ -1,6 +1,5 @@
 """What no single module can check: the direction of imports, that every config file is used, and what files name."""
 
-import ast
 import graphlib
 import inspect
 import re
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import packages
 import pytest
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -23,10 +23,6 @@ PROJECT = Path(__file__).parents[1]
 CONF = PROJECT / "conf"
 
 # ------------------------------------------------------------------------------------------------------------ imports
-
-# Rooms in the order in which they build on each other: a module imports from its own room and from those before it.
-ROOMS = ("foundation", "algorithm", "data", "models", "methods", "runs", "studies", "report", "commands")
-COMMANDS = {"train", "search"}  # and `report.__main__`
 
 # What comes from outside has its place too: a package, and the rooms or modules that may import it.
 PLACES = {
@@ -44,94 +40,35 @@ PLACES = {
 OUTSIDE_OF_ALGORITHM = {"torch", "torchmetrics", "numpy"}
 
 
-def room(module: str) -> str:
-    """The package that a module is in; single modules are commands, or what everything is built on."""
-    if module in COMMANDS or module.endswith("__main__"):
-        return "commands"
-    package = module.split(".")[0]
-    return package if package in ROOMS else "foundation"
-
-
-def own_modules() -> dict[str, ast.Module]:
-    """Our modules by their names below `elite_pl`, parsed."""
-    found = {}
-    for path in sorted((PROJECT / "elite_pl").rglob("*.py")):
-        parts = path.relative_to(PROJECT / "elite_pl").with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name:
-            found[name] = ast.parse(path.read_text())
-    return found
-
-
-class Imports(ast.NodeVisitor):
-    """Everything that a module imports, inside functions too, but not what only type checkers see."""
-
-    def __init__(self, tree: ast.Module) -> None:
-        self.names: set[str] = set()
-        self.visit(tree)
-
-    def visit_If(self, node):
-        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
-            self.generic_visit(node)
-
-    def visit_Import(self, node):
-        self.names |= {alias.name for alias in node.names}
-
-    def visit_ImportFrom(self, node):
-        assert node.level == 0, "imports are absolute"
-        self.names |= {f"{node.module}.{alias.name}" for alias in node.names}
-
-
-def own(names: set[str], modules: dict[str, ast.Module]) -> set[str]:
-    """Which of our modules are meant by imported names, such as `elite_pl.files.atomic_write`."""
-    found = set()
-    for name in names:
-        parts = name.split(".")
-        if parts[0] == "elite_pl":
-            prefixes = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
-            found |= set([prefix for prefix in prefixes if prefix in modules][:1])
-    return found
-
-
-MODULES = own_modules()
-IMPORTS = {name: Imports(tree).names for name, tree in MODULES.items()}
+GRAPH = packages.build_graph()
+MODULES = packages.own_modules(GRAPH)
 
 
 def test_imports_go_downward():
-    upward = [
-        f"{module} imports {other}"
-        for module, names in IMPORTS.items()
-        for other in own(names, MODULES)
-        if ROOMS.index(room(other)) > ROOMS.index(room(module))
-    ]
+    order = list(packages.ROOMS).index
+    upward = [f"{a} imports {b}" for a, b in packages.arrows(GRAPH) if order(b) > order(a)]
     assert not upward
-    assert {room(module) for module in MODULES} == set(ROOMS), "a room is empty, or this test does not see it"
+    assert {packages.room(module) for module in MODULES} == set(packages.ROOMS), "a room is empty"
 
 
 def test_there_are_no_cycles():
-    graphlib.TopologicalSorter({name: own(names, MODULES) for name, names in IMPORTS.items()}).prepare()
+    imports = {module: GRAPH.find_modules_directly_imported_by(module) & MODULES for module in MODULES}
+    graphlib.TopologicalSorter(imports).prepare()
 
 
 def test_what_comes_from_outside_stays_in_its_place():
-    found: dict[str, set[str]] = {}
-    for module, names in IMPORTS.items():
-        for package in {name.split(".")[0] for name in names}:
-            found.setdefault(package, set()).add(module)
     for package, places in PLACES.items():
-        allowed = {place for place in places for module in found[package] if f"{module}.".startswith(f"{place}.")}
-        astray = {m for m in found[package] if not any(f"{m}.".startswith(f"{place}.") for place in places)}
-        assert not astray and allowed == places, package
-    algorithm = {module for module in MODULES if room(module) == "algorithm"}
-    others = {package for package, modules in found.items() if modules & algorithm} - set(sys.stdlib_module_names)
-    assert others - {"elite_pl"} <= OUTSIDE_OF_ALGORITHM
+        found = {module.removeprefix("elite_pl.") for module in GRAPH.find_modules_that_directly_import(package)}
+        used = {place for module in found for place in places if f"{module}.".startswith(f"{place}.")}
+        astray = {module for module in found if not any(f"{module}.".startswith(f"{place}.") for place in places)}
+        assert not astray and used == places, package
+    algorithm = [module for module in MODULES if packages.room(module) == "algorithm"]
+    others = {name for module in algorithm for name in GRAPH.find_modules_directly_imported_by(module)} - MODULES
+    assert others - set(sys.stdlib_module_names) <= OUTSIDE_OF_ALGORITHM
 
 
-def test_this_file_can_see_imports():
-    tree = ast.parse(
-        "if TYPE_CHECKING:\n import a\ndef f():\n from elite_pl.runs.plots import b\n from elite_pl import train"
-    )
-    assert own(Imports(tree).names, MODULES) == {"runs.plots", "train"}
-    assert not any(name.startswith("a") for name in Imports(tree).names)
+def test_the_picture_of_the_rooms_is_of_these_imports():
+    assert (PROJECT / "docs" / "packages.md").read_text() == packages.diagram(), "make map"
 
 
 # ------------------------------------------------------------------------------------------------------------- configs

@@ -52,13 +52,13 @@ def make_arrays(
     """Puts the parts of a data set together, and takes their fingerprint.
 
     Args:
-        name: As of `Arrays`.
-        x_train: As of `Arrays`.
-        y_train: Integers; or strings, which become class names.
-        x_test: As of `Arrays`.
+        name: Of the data set.
+        x_train: Samples, as `to_samples` returns them.
+        y_train: Labels, as `to_labels` returns them; strings become class names.
+        x_test: As `x_train`, of length 0 where there is no test part.
         y_test: As `y_train`.
-        class_names: As of `Arrays`.
-        labels: As of `Arrays`.
+        class_names: Of integer labels, where they have names.
+        labels: `"classes"` or `"known"`.
 
     Raises:
         ValueError: If the parts do not go together, or the labels are not what they are said to be.
@@ -75,12 +75,11 @@ def make_arrays(
     elif y_train.dtype.kind == "U":
         found, y = np.unique(np.concatenate([y_train, y_test]), return_inverse=True)
         class_names, y_train, y_test = tuple(found.tolist()), y[: len(y_train)], y[len(y_train) :]
-    elif class_names is not None:
-        if twice := sorted({one for one in class_names if class_names.count(one) > 1}):
-            raise ValueError(f"the class name {twice[0]} is given twice; another name for each class is right")
-        if min(y_train.min(), y_test.min()) < 0 or max(y_train.max(), y_test.max()) >= len(class_names):
-            right = f"0 to {len(class_names) - 1} are right"
-            raise ValueError(f"labels go beyond the {len(class_names)} names in classes; {right}")
+    elif class_names is not None and not (
+        min(y_train.min(), y_test.min()) >= 0 and max(y_train.max(), y_test.max()) < len(class_names)
+    ):
+        right = f"0 to {len(class_names) - 1} are right"
+        raise ValueError(f"labels go beyond the {len(class_names)} names in classes; {right}")
     y_train, y_test = y_train.astype(np.int64), y_test.astype(np.int64)
     digest = hashlib.sha256()
     x_train, y_train, x_test, y_test = map(np.ascontiguousarray, (x_train, y_train, x_test, y_test))

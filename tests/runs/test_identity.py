@@ -1,0 +1,62 @@
+"""A run keeps its identity: what commit 31a127d finished is known by the same hash, wherever files have moved since."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from elite_pl import config
+from elite_pl.addresses import OLD, PUBLIC, renamed
+from elite_pl.runs import identity
+
+CELLS = json.loads((Path(__file__).parents[1] / "at_31a127d" / "hashes.json").read_text())
+STUDIES = sorted({cells["study"] for cells in CELLS})
+# Of the copy of CIFAR-10 that the cells were made with.
+COPY = "sha256:ec651703a5202ebd29418faae5af3160e22299c5cff67848323427dd1455fdfe"
+
+
+@pytest.fixture(scope="module")
+def composed():
+    """Composes data set and method once, for that takes its time."""
+    config.register()
+    known = {}
+
+    def of(overrides):
+        groups = tuple(text for text in overrides if text.split("=")[0] in (*config.GROUPS, "experiment"))
+        if groups not in known:
+            with initialize_config_module("elite_pl.conf", version_base="1.3"):
+                known[groups] = compose("train", list(groups))
+        cfg = known[groups].copy()
+        for text in overrides:
+            if text not in groups:
+                key, _, value = text.lstrip("+").partition("=")
+                OmegaConf.update(cfg, key, OmegaConf.create(f"x: {value}").x, force_add=text.startswith("+"))
+        return config.plain(cfg)
+
+    return of
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_committed_cells_have_the_hash_that_they_had(composed, monkeypatch, study):
+    different = []
+    for cells in (cells for cells in CELLS if cells["study"] == study):
+        with monkeypatch.context() as patch:
+            if cells.get("copy"):
+                patch.setattr(identity, "copy_of", lambda name, root: Path("cifar10.npz"))
+                patch.setattr(identity, "_content", lambda path: COPY)
+            plain = composed(cells["overrides"])
+            for overrides, expected in cells["cells"]:
+                cell = plain if not overrides else composed([*cells["overrides"], *overrides])
+                if identity.config_hash(cell) != expected:
+                    different.append((cells["overrides"], overrides))
+    assert not different
+
+
+def test_every_old_address_has_a_public_one_that_is_there(composed):
+    assert len(PUBLIC) == len(OLD)
+    node = {"_target_": "elite_pl.scores.Hypersphere", "inner": [{"_target_": "torch.optim.SGD"}], "name": "_target_"}
+    assert renamed(renamed(node, PUBLIC), OLD) == node
+    for public in OLD:
+        config.instantiate("method", {"_target_": public})
