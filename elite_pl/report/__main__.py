@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -44,8 +43,7 @@ from elite_pl.studies.read import (
     Run,
     grouped,
     read_failures,
-    read_study,
-    tell,
+    read_studies,
     values_of,
     without_copies,
     write_cells,
@@ -96,7 +94,7 @@ def figures(folder: Path, runs: Sequence[Run], keys: Sequence[str], against: str
 
     def draw(stem: str, panels: Sequence[Panel], x: str, y: str, caption: str, *, chance: bool, epochs: bool) -> None:
         if panels:
-            paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
+            paths = [folder / f"{stem.replace('/', '_')}{suffix}" for suffix in (".png", ".svg")]
             lines_plot(paths, panels, order, x, y, chance=chance, bands=epochs)
             found.append(Drawn(paths[1], caption, epochs, stem.removeprefix("epochs_"), panels))
 
@@ -193,8 +191,7 @@ def write_report(options: argparse.Namespace) -> list[str]:
     Raises:
         InputError: If a study or a key is not there.
     """
-    every, left_out = (list(itertools.chain(*parts)) for parts in zip(*map(read_study, options.study), strict=True))
-    tell(left_out)
+    every, left_out = read_studies(options.study)
     failures = [failure for place in options.study for failure in read_failures(place)]
     asked = [*(options.rows or "").split(","), options.columns]
     runs = without_copies(every, asked)

@@ -39,10 +39,9 @@ def of_other_data(spec: RunSpec, metrics: Mapping[str, Any]) -> str:
         return ""
     state = tuple((path.name, found.st_size, found.st_mtime_ns) for path in files for found in [path.stat()])
     here = _fingerprint(name, root, files[0].parent.absolute(), state, Path(spec.plain["output_dir"]))
-    place = f"the {name} files in {files[0].parent}"
-    return (
-        "" if here == recorded else f"{place} (data/fingerprint {here}) are not those that it was made on ({recorded})"
-    )
+    if here == recorded:
+        return ""
+    return f"the {name} files in {files[0].parent} (fingerprint {here}) are not those that it was made on ({recorded})"
 
 
 @cache
@@ -61,5 +60,6 @@ def _fingerprint(name: str, root: str, place: Path, state: _State, output_dir: P
             return fingerprint
     fingerprint = torchvision_set(name, root).fingerprint
     with contextlib.suppress(OSError):  # what is kept saves time, and nothing else
+        output_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, kept | {key: {"files": state, "fingerprint": fingerprint}})
     return fingerprint

@@ -58,7 +58,7 @@ class Run:
         try:
             return flat(_parse_yaml(read_text(path)))
         except Exception as error:  # YAML's or the file system's
-            reason = one_line(error)
+            reason = _reason(error)
             raise InputError(f"{path}: cannot be read ({reason}); remove {self.directory} and repeat the run") from None
 
     def __getitem__(self, key: str) -> Any:
@@ -93,9 +93,14 @@ class Run:
                     if value:
                         found.setdefault(name, []).append((epoch, float(value)))
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            log.warning("%s: cannot be read (%s), so curves are drawn without it", path, one_line(error))
+            log.warning("%s: cannot be read (%s), so curves are drawn without it", path, _reason(error))
             return {}
         return found
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, on one line that does not repeat all of it."""
+    return one_line(error)[:200]
 
 
 def _parse_yaml(text: str) -> dict[Any, Any]:
@@ -135,7 +140,7 @@ def find_runs(place: Path) -> tuple[list[Run], list[str]]:
     """The finished runs below a directory, in the order of their paths, or in a file of cells.
 
     Returns:
-        The runs, and a line on each of which that cannot be read.
+        The runs, and a line on each one that cannot be read.
 
     Raises:
         InputError: If there is no such place, or a file holds no cell at all.
@@ -149,7 +154,7 @@ def find_runs(place: Path) -> tuple[list[Run], list[str]]:
         try:
             runs.append(Run(path.parent, read_metrics(path), _study(place, path.parent)))
         except (OSError, ValueError) as error:
-            left_out.append(f"{path}: cannot be read ({one_line(error)}); remove it and repeat the run")
+            left_out.append(f"{path}: cannot be read ({_reason(error)}); remove it and repeat the run")
     return runs, left_out
 
 
@@ -172,7 +177,7 @@ def _read_cells(path: Path) -> tuple[list[Run], list[str]]:
                     run.config = dict(cell["config"])
                     runs.append(run)
                 except (ValueError, KeyError, TypeError) as error:
-                    left_out.append(f"{path}: line {number} holds no cell ({one_line(error)}); write it by --cells")
+                    left_out.append(f"{path}: line {number} holds no cell ({_reason(error)}); write it by --cells")
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise InputError(f"{path}: cannot be read as cells ({reason}); write it by --cells") from None
@@ -181,27 +186,31 @@ def _read_cells(path: Path) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
-def read_study(place: Path) -> tuple[list[Run], list[str]]:
-    """The finished runs that have a test ROC AUC, with their configurations.
+def read_studies(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The finished runs of studies that have a test ROC AUC, with their configurations; warns of what is left out.
 
     Returns:
-        The runs, and a line on each that cannot be read; see `find_runs`.
+        The runs, and a line on each one that cannot be read; see `find_runs`.
 
     Raises:
-        InputError: If there is none.
+        InputError: If a study has none.
     """
-    found, left_out = find_runs(place)
-    runs = []
-    for run in found:
-        if AUROC in run.metrics:
+    runs: list[Run] = []
+    left_out: list[str] = []
+    for place in places:
+        found, faults = find_runs(place)
+        before = len(runs)
+        for run in found:
             try:
-                _ = run.config  # which must be readable
-                runs.append(run)
+                if AUROC in run.metrics and run.config is not None:  # reads it
+                    runs.append(run)
             except InputError as error:
-                left_out.append(str(error))
-    if not runs:
-        nothing = f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})"
-        raise InputError(left_out[0] if left_out else nothing)
+                faults.append(str(error))
+        if len(runs) == before:
+            nothing = f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})"
+            raise InputError(faults[0] if faults else nothing)
+        left_out += faults
+    tell(left_out)
     return runs, left_out
 
 
@@ -242,7 +251,7 @@ def read_failures(place: Path) -> list[dict[str, Any]]:
             failure = dict(parse_json(read_text(path))) | failure
             failure = Run(path.parent, {}, "").config | failure
         except (OSError, ValueError, TypeError) as error:  # a failure all the same
-            failure.setdefault("error", f"{path}: cannot be read ({one_line(error)})")
+            failure.setdefault("error", f"{path}: cannot be read ({_reason(error)})")
         found.append(failure)
     return found
 
@@ -345,11 +354,7 @@ def data_frame(*studies: str | Path, keep_copies: bool = False) -> pandas.DataFr
     except ModuleNotFoundError:
         raise InputError("pandas is not installed; pip install pandas, or elite_pl with the extra `pandas`") from None
 
-    every: list[Run] = []
-    for study in studies:
-        runs, left_out = read_study(Path(study))
-        every += runs
-        tell(left_out)
+    every, _ = read_studies(map(Path, studies))
     runs = without_copies(every, ORIGIN if keep_copies else ())
     settings = [run.settings for run in runs]
     keys = [key for key in sorted({key for setting in settings for key in setting}) if key not in runs[0].metrics]
