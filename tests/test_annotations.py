@@ -89,7 +89,7 @@ WRONG = [
     ("mlp", "outputs", 0, "a whole number from 1 to 1048576"),
     ("split", "labeled_from", "above", "inside or outside"),
     ("split", "n_train", 1, "a whole number of at least 2, or None"),
-    ("images", "scaling", [0.5, 0], "unit, gcn or [mean, standard deviation > 0] of the pixels"),
+    ("images", "scaling", [0.5, 0], "unit, gcn, standard or [mean, standard deviation > 0] of the pixels"),
     ("images", "size", 5000, "a number of pixels from 4 to 4096, or None"),
 ]
 

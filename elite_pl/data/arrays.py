@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,9 @@ def make_arrays(
         raise ValueError(f"samples are {shapes}; both alike are right")
     if y_train.dtype.kind != y_test.dtype.kind:
         raise ValueError("y_train and y_test are of different kinds; integers, or strings, in both")
+    if class_names is not None and len(set(class_names)) < len(class_names):
+        twice = Counter(class_names).most_common(1)[0][0]
+        raise ValueError(f"{twice} is the name of two classes; a name for each is right")
     if labels == "known":
         if y_train.dtype.kind == "U":
             raise ValueError("dataset.labels=known and labels are strings; 1, -1 and 0 are right")
