@@ -4,13 +4,17 @@ from elite_pl.methods.deep_sad import DeepSad as DeepSad
 from elite_pl.methods.deep_svdd import DeepSvdd as DeepSvdd
 from elite_pl.methods.devnet import DevNet as DevNet
 from elite_pl.methods.elite import Elite as Elite
+from elite_pl.methods.extra_trees import ExtraTrees as ExtraTrees
 from elite_pl.methods.isolation_forest import IsolationForest as IsolationForest
+from elite_pl.methods.label_spreading import LabelSpreading as LabelSpreading
 from elite_pl.methods.labels_only import LabelsOnly as LabelsOnly
 from elite_pl.methods.loe import LatentOutlierExposure as LatentOutlierExposure
+from elite_pl.methods.logistic_regression import LogisticRegression as LogisticRegression
 from elite_pl.methods.ocsvm import Ocsvm as Ocsvm
 from elite_pl.methods.oracle import Oracle as Oracle
 from elite_pl.methods.pu_svdd import PuSvdd as PuSvdd
 from elite_pl.methods.rsrae import Rsrae as Rsrae
+from elite_pl.methods.self_training import SelfTraining as SelfTraining
 from elite_pl.methods.shallow import ShallowDetector as ShallowDetector
 from elite_pl.methods.soel import Soel as Soel
 from elite_pl.methods.ssad import Ssad as Ssad

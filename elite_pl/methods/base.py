@@ -36,6 +36,7 @@ class BaseDetector(nn.Module):
         score: Ω, the module that maps samples (n, ...) to scores (n,); all that is learned is in it.
         needs_labels: Whether it learns nothing without labels.
         needs_labeled_anomalies: Whether it learns nothing without labeled anomalies.
+        needs_of_each_kind: How many labeled samples of each kind it needs.
         infers_labels: Whether `suspicion` is the meta-gradient's, and not the score.
         needs_backbone: Whether it is made from a backbone.
     """
@@ -44,6 +45,7 @@ class BaseDetector(nn.Module):
     score: Score
     needs_labels = False
     needs_labeled_anomalies = False
+    needs_of_each_kind = 0
     infers_labels = False
     needs_backbone = False
 
@@ -64,6 +66,11 @@ class BaseDetector(nn.Module):
             raise InputError(f"label_ratio=0: method={self.name} learns from labels; give label_ratio > 0")
         if self.needs_labeled_anomalies and not (data.labeled_y < 0).any():
             raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
+        normal, anomalous = (int((data.labeled_y == kind).sum()) for kind in (1, -1))
+        if min(normal, anomalous) < (few := self.needs_of_each_kind):
+            needed = f"{few} labeled sample{'s' * (few > 1)} of each kind"
+            there = f"{normal} normal and {anomalous} anomalous"
+            raise InputError(f"method={self.name}: needs {needed}, and there are {there}")
 
     def facts(self) -> dict[str, float]:
         """What the fit has set or chosen, for `metrics.json`."""

@@ -7,7 +7,7 @@ import torch
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError
 from elite_pl.methods.shallow import ShallowDetector, training_samples
-from elite_pl.models.scores import KernelExpansion
+from elite_pl.models.fitted import KernelExpansion
 
 
 class Ocsvm(ShallowDetector):

@@ -14,7 +14,7 @@ from elite_pl.algorithm.metrics import roc_auc
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.methods.shallow import ShallowDetector, training_samples
-from elite_pl.models.scores import KernelExpansion, squared_distance
+from elite_pl.models.fitted import KernelExpansion, squared_distance
 from elite_pl.progress import Estimate
 
 NEGLIGIBLE = 1e-6  # a coefficient, relative to its bound, that the solver's tolerance makes out of 0
@@ -49,6 +49,7 @@ class Ssad(ShallowDetector):
 
     score: KernelExpansion
     needs_labels = True
+    needs_of_each_kind = 2  # for the cross-validation
 
     def __init__(
         self,
@@ -74,14 +75,8 @@ class Ssad(ShallowDetector):
         self.folds, self.fold_unlabeled = folds, fold_unlabeled
 
     def check(self, data: PollutedData) -> None:
-        """Refuses labels that cannot be cross-validated, and names the solver where it is missing."""
+        """Names the solver where it is missing."""
         super().check(data)
-        normal, anomalous = (int((data.labeled_y == kind).sum()) for kind in (1, -1))
-        if min(normal, anomalous) < 2:
-            raise InputError(
-                f"method={self.name}: cross-validation needs 2 labeled samples of each kind, "
-                f"and there are {normal} normal and {anomalous} anomalous"
-            )
         if importlib.util.find_spec("piqp") is None:
             raise InputError(f"method={self.name}: its solver is not installed; pip install 'elite_pl[ssad]'")
 

@@ -1,0 +1,43 @@
+"""Extremely randomised trees on the labeled samples alone."""
+
+from typing import Any
+
+from elite_pl import seeding
+from elite_pl.data.datamodule import PollutedData
+from elite_pl.errors import InputError
+from elite_pl.methods.shallow import ShallowDetector
+from elite_pl.models.fitted import ClassTrees
+
+
+class ExtraTrees(ShallowDetector):
+    """scikit-learn's extra-trees, class-balanced, on raw features of the labeled samples; Ω is the anomaly probability.
+
+    Source: Geurts, Ernst and Wehenkel, "Extremely Randomized Trees", Machine Learning 2006.
+
+    Args:
+        trees: How many.
+        **detector: See `ShallowDetector`.
+
+    Raises:
+        InputError: If an argument has no such value.
+    """
+
+    score: ClassTrees
+    needs_labels = True
+    needs_of_each_kind = 1
+
+    def __init__(self, *, trees: int, **detector: Any) -> None:
+        super().__init__(score=ClassTrees(), **detector)
+        if not trees >= 1:
+            raise InputError(f"method.trees={trees}: must be a number of trees, 1 or more")
+        self.trees = trees
+
+    def fit(self, data: PollutedData) -> None:
+        """Grows the trees."""
+        from sklearn.ensemble import ExtraTreesClassifier
+
+        forest = ExtraTreesClassifier(
+            self.trees, class_weight="balanced", random_state=seeding.derive(data.seed, "extra trees") % 2**32
+        )
+        forest.fit(data.labeled[:].flatten(1).numpy(), (data.labeled_y < 0).numpy())
+        self.score.grow([estimator.tree_ for estimator in forest.estimators_])
