@@ -85,6 +85,9 @@ SHORT = ("epochs=1", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads
 
 # What an option needs beside itself; an option that is not named here runs on the digits.
 NEEDS = {
+    "augmentation/digits": ["dataset=mnist"],
+    "augmentation/clothes": ["dataset=fmnist"],
+    "augmentation/photos": ["dataset=cifar10"],
     "backbone/lenet": ["dataset=mnist"],
     "backbone/lenet_fmnist": ["dataset=fmnist"],
     "backbone/lenet_release": ["dataset=cifar10", "dataset.size=32"],

@@ -10,6 +10,7 @@ from elite_pl.methods.label_spreading import LabelSpreading as LabelSpreading
 from elite_pl.methods.labels_only import LabelsOnly as LabelsOnly
 from elite_pl.methods.loe import LatentOutlierExposure as LatentOutlierExposure
 from elite_pl.methods.logistic_regression import LogisticRegression as LogisticRegression
+from elite_pl.methods.mean_teacher import MeanTeacher as MeanTeacher
 from elite_pl.methods.ocsvm import Ocsvm as Ocsvm
 from elite_pl.methods.oracle import Oracle as Oracle
 from elite_pl.methods.pu_svdd import PuSvdd as PuSvdd

@@ -111,7 +111,7 @@ def fit(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history
     if isinstance(detector, Detector):
         trainer.fit(detector, datamodule=data, ckpt_path=checkpoint(last), weights_only=True)
         trainer.strategy.barrier()
-        distributed.part()
+        distributed.leave_group()
         return
     assert isinstance(detector, ShallowDetector)
     start = time.monotonic()
