@@ -124,7 +124,7 @@ def check(spec: RunSpec, folds: int) -> None:
     from elite_pl.runs import build, launch
 
     data = build.make_data(spec.config, held_out=(0, folds))
-    build.make_detector(spec.config, data.sample_shape).check(data)
+    build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), data)
     build.make_trainer(spec, build.History(Path()))
     if launch.takes_processes(spec):
         raise InputError(f"trainer.devices={spec.plain['trainer']['devices']}: a search takes one process; use 1")
@@ -163,7 +163,7 @@ def cross_validated(spec: RunSpec, folds: int) -> float:
             history = History(Path(place) / "history.csv")
             trainer = build.make_trainer(replace(spec, directory=Path(place)), history)
             detector = build.make_detector(cfg, data.sample_shape, build.pretrained_file(cfg, data))
-            detector.check(data)
+            build.check_data(cfg, detector, data)
             fit(detector, data, trainer, history, Path(place) / "last.ckpt")
         detector.to("cpu")
         data.place(torch.device("cpu"))

@@ -1,7 +1,7 @@
 """Batches: the samples lie on the device once, as one tensor, and every batch is gathered there by index."""
 
 from collections.abc import Callable, Iterator
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
-from elite_pl.data.preprocessing import Preprocessing, preprocessing
+from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.splits import Split, is_anomaly
 
 
@@ -165,8 +165,8 @@ class PollutedData(pl.LightningDataModule):
         split: Split,
         *,
         normal_class: int,
-        size: int | None,
-        scaling: str | list[float],
+        size: Size | None,
+        scaling: Literal["unit", "gcn"] | Pair,
         batch_size: int,
         labeled_batch_size: int | None,
         seed: int,

@@ -1,7 +1,6 @@
 """ELITE: infers the labels of the training samples from the meta-gradient, and learns from them."""
 
-import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,11 +8,9 @@ from torch import Tensor
 from elite_pl.algorithm import alice
 from elite_pl.algorithm.batchnorm import repeated_pass
 from elite_pl.algorithm.losses import hinge
+from elite_pl.annotations import Count, NotNegative, Positive, checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.errors import InputError
 from elite_pl.methods.base import Detector
-
-META_GRADIENTS = ("jvp", "virtual_step")
 
 
 class Elite(Detector):
@@ -26,6 +23,7 @@ class Elite(Detector):
             itself by -η_M n M, without a hinge (Eq. 16): nothing then bounds the score of a pseudo-anomaly.
         supervised: Weight of L_v itself in the update. The paper's update has none (0). Its gradient v is at hand.
         record_iterations: For how many of the first steps the meta-gradient of every sample is kept; 0 for none.
+        labeled_statistics: See `Detector`; not `"joint"`, because v needs a pass of its own.
         **detector: See `Detector`.
     """
 
@@ -37,29 +35,19 @@ class Elite(Detector):
     recorded: Tensor
     recorded_position: Tensor
 
+    @checked
     def __init__(
         self,
         *,
-        meta_gradient: str,
-        meta_scale: float,
-        weights: str,
-        supervised: float,
-        record_iterations: int,
+        meta_gradient: Literal["jvp", "virtual_step"],
+        meta_scale: Positive,
+        weights: Literal["raw", "mean", "signed"],
+        supervised: NotNegative,
+        record_iterations: Count,
+        labeled_statistics: Literal["batch", "running"],
         **detector: Any,
     ) -> None:
-        super().__init__(**detector)
-        if meta_gradient not in META_GRADIENTS:
-            raise InputError(f"method.meta_gradient={meta_gradient}: must be jvp or virtual_step")
-        if weights not in alice.WEIGHTS:
-            raise InputError(f"method.weights={weights}: must be raw, mean or signed")
-        if self.labeled_statistics == "joint":
-            raise InputError("method.labeled_statistics=joint: v needs a pass of its own; must be batch or running")
-        if not 0 < meta_scale < math.inf:
-            raise InputError(f"method.meta_scale={meta_scale}: must be positive and finite")
-        if not 0 <= supervised < math.inf:
-            raise InputError(f"method.supervised={supervised}: must not be negative, nor infinite")
-        if not isinstance(record_iterations, int) or record_iterations < 0:
-            raise InputError(f"method.record_iterations={record_iterations}: must be a number of steps, 0 for none")
+        super().__init__(labeled_statistics=labeled_statistics, **detector)
         self.meta_gradient, self.meta_scale, self.weights = meta_gradient, meta_scale, weights
         self.supervised, self.record_iterations = supervised, record_iterations
 

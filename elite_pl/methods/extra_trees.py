@@ -1,10 +1,10 @@
 """Extremely randomised trees on the labeled samples alone."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from elite_pl import seeding
+from elite_pl.annotations import at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.fitted import ClassTrees
 
@@ -17,19 +17,15 @@ class ExtraTrees(ShallowDetector):
     Args:
         trees: How many.
         **detector: See `ShallowDetector`.
-
-    Raises:
-        InputError: If an argument has no such value.
     """
 
     score: ClassTrees
     needs_labels = True
     needs_of_each_kind = 1
 
-    def __init__(self, *, trees: int, **detector: Any) -> None:
+    @checked
+    def __init__(self, *, trees: Annotated[int, at_least(1)], **detector: Any) -> None:
         super().__init__(score=ClassTrees(), **detector)
-        if not trees >= 1:
-            raise InputError(f"method.trees={trees}: must be a number of trees, 1 or more")
         self.trees = trees
 
     def fit(self, data: PollutedData) -> None:

@@ -1,12 +1,12 @@
 """Label spreading: labels flow along a graph of nearest neighbors through the unlabeled samples."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from elite_pl import seeding
+from elite_pl.annotations import Range, at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.shallow import ShallowDetector, training_samples
 from elite_pl.models.fitted import NeighborMean
 
@@ -28,34 +28,24 @@ class LabelSpreading(ShallowDetector):
         alpha: α in (0, 1): the share that a sample takes from its neighbors at each step, and not from its own label.
         score_neighbors: Training samples whose mean is Ω.
         **detector: See `ShallowDetector`.
-
-    Raises:
-        InputError: If an argument has no such value.
     """
 
     score: NeighborMean
     needs_labels = True
     needs_of_each_kind = 1
 
+    @checked
     def __init__(
         self,
         *,
-        components: int,
+        components: Annotated[int, at_least(1)],
         metric: Literal["euclidean", "cosine"],
-        graph_neighbors: int,
-        alpha: float,
-        score_neighbors: int,
+        graph_neighbors: Annotated[int, at_least(2)],
+        alpha: Annotated[float, Range("a number in (0, 1)", lambda alpha: 0 < alpha < 1)],
+        score_neighbors: Annotated[int, at_least(1)],
         **detector: Any,
     ) -> None:
         super().__init__(score=NeighborMean(), **detector)
-        if not components >= 1:
-            raise InputError(f"method.components={components}: must be a number of components, 1 or more")
-        if not graph_neighbors >= 2:
-            raise InputError(f"method.graph_neighbors={graph_neighbors}: must be 2 or more, the sample itself is one")
-        if not 0 < alpha < 1:
-            raise InputError(f"method.alpha={alpha}: must be in (0, 1)")
-        if not score_neighbors >= 1:
-            raise InputError(f"method.score_neighbors={score_neighbors}: must be a number of samples, 1 or more")
         self.components, self.metric, self.alpha = components, metric, alpha
         self.graph_neighbors, self.score_neighbors = graph_neighbors, score_neighbors
 
@@ -80,4 +70,4 @@ class LabelSpreading(ShallowDetector):
         normal, anomalous = spreading.fit(place, label.numpy()).label_distributions_.T
         score.value = torch.as_tensor((1 + anomalous - normal) / 2, dtype=x.dtype)
         neighbors = min(self.score_neighbors, len(x))
-        score.weight = torch.full((neighbors,), 1 / neighbors)
+        score.weight = torch.full((neighbors,), 1 / neighbors, dtype=x.dtype)

@@ -1,13 +1,13 @@
 """Logistic regression on the labeled samples alone."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from elite_pl import seeding
+from elite_pl.annotations import Positive, at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.shallow import ShallowDetector, training_samples
 from elite_pl.models.fitted import Linear
 
@@ -22,21 +22,15 @@ class LogisticRegression(ShallowDetector):
         penalty: λ > 0.
         components: How many principal components of the standardised features take their place; None for none.
         **detector: See `ShallowDetector`.
-
-    Raises:
-        InputError: If an argument has no such value.
     """
 
     score: Linear
     needs_labels = True
     needs_of_each_kind = 1
 
-    def __init__(self, *, penalty: float, components: int | None, **detector: Any) -> None:
+    @checked
+    def __init__(self, *, penalty: Positive, components: Annotated[int, at_least(1)] | None, **detector: Any) -> None:
         super().__init__(score=Linear(), **detector)
-        if not penalty > 0:
-            raise InputError(f"method.penalty={penalty}: must be positive")
-        if components is not None and not components >= 1:
-            raise InputError(f"method.components={components}: must be a number of components, 1 or more, or null")
         self.penalty, self.components = penalty, components
 
     def fit(self, data: PollutedData) -> None:

@@ -1,11 +1,13 @@
 """Logistic regression that goes on with its own most confident predictions."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from elite_pl.errors import InputError
+from elite_pl.annotations import Range, at_least, checked
 from elite_pl.methods.logistic_regression import LogisticRegression
+
+Confidence = Annotated[float, Range("a probability in [0.5, 1)", lambda value: 0.5 <= value < 1)]
 
 
 class SelfTraining(LogisticRegression):
@@ -20,17 +22,11 @@ class SelfTraining(LogisticRegression):
         threshold: In [1/2, 1).
         rounds: How many, at most; it ends sooner where no sample is left above the threshold.
         **regression: See `LogisticRegression`.
-
-    Raises:
-        InputError: If an argument has no such value.
     """
 
-    def __init__(self, *, threshold: float, rounds: int, **regression: Any) -> None:
+    @checked
+    def __init__(self, *, threshold: Confidence, rounds: Annotated[int, at_least(1)], **regression: Any) -> None:
         super().__init__(**regression)
-        if not 0.5 <= threshold < 1:
-            raise InputError(f"method.threshold={threshold}: must be a probability in [0.5, 1)")
-        if not rounds >= 1:
-            raise InputError(f"method.rounds={rounds}: must be at least 1")
         self.threshold, self.rounds = threshold, rounds
 
     def learn(self, z: np.ndarray, labeled_y: np.ndarray) -> Any:

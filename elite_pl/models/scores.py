@@ -1,6 +1,7 @@
 """Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
 
 import math
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn import functional
 
 from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.algorithm.losses import center_of
-from elite_pl.errors import InputError
+from elite_pl.annotations import at_least, checked
 from elite_pl.models.networks import Backbone
 
 
@@ -134,20 +135,21 @@ class RobustSubspace(Score):
         initial: A at the start: `"orthogonal"`, orthonormal rows, or `"normal"`, independent N(0, 1) as published.
 
     Raises:
-        InputError: If an argument has no such value.
+        ValueError: If an argument is not as annotated, or d is more than D.
     """
 
-    def __init__(self, backbone: Backbone, dimension: int, distance: str, unit_code: bool, initial: str) -> None:
+    @checked
+    def __init__(
+        self,
+        backbone: Backbone,
+        dimension: Annotated[int, at_least(1)],
+        distance: Literal["cosine", "norm"],
+        unit_code: bool,
+        initial: Literal["orthogonal", "normal"],
+    ) -> None:
         super().__init__()
-        if not (isinstance(dimension, int) and 1 <= dimension <= backbone.outputs):
-            raise InputError(
-                f"method.score.dimension={dimension}: must be a whole number from 1 to {backbone.outputs}, the outputs "
-                "of the backbone"
-            )
-        if distance not in ("cosine", "norm"):
-            raise InputError(f"method.score.distance={distance}: must be cosine or norm")
-        if initial not in ("orthogonal", "normal"):
-            raise InputError(f"method.score.initial={initial}: must be orthogonal or normal")
+        if dimension > backbone.outputs:
+            raise ValueError(f"dimension={dimension}: must be at most {backbone.outputs}, the outputs of the backbone")
         self.encoder, self.decoder = backbone.encoder, backbone.decoder
         self.subspace = nn.Parameter(torch.empty(dimension, backbone.outputs))  # A
         nn.init.orthogonal_(self.subspace) if initial == "orthogonal" else nn.init.normal_(self.subspace)

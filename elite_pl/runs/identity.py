@@ -50,6 +50,9 @@ BEFORE: dict[str, object] = {
     },
 }
 
+# Values that are younger, each with the one that does the same wherever that was possible before.
+ALIASES: dict[str, dict[object, object]] = {"method.contamination": {"auto": "given"}}
+
 
 def digest(obj: object) -> str:
     """The first 10 hexadecimal digits of the SHA-256 of `obj` as canonical JSON: the order of keys does not matter."""
@@ -82,20 +85,26 @@ def config_hash(config: Mapping[str, Any]) -> str:
         norm = backbone.pop("norm")  # what was `batch_norm`, true or false
         backbone |= {"norm": norm} if norm == "layer" else {"batch_norm": norm == "batch"}
     for key in BOOKKEEPING:
-        _leave_out(known, key)
+        node, name = _holder(known, key)
+        node.pop(name, None)
     for key, value in BEFORE.items():
-        _leave_out(known, key, value)
+        node, name = _holder(known, key)
+        if name in node and node[name] == value:
+            del node[name]
+    for key, aliases in ALIASES.items():
+        node, name = _holder(known, key)
+        if isinstance(node.get(name), str):
+            node[name] = aliases.get(node[name], node[name])
     return digest(known)
 
 
-def _leave_out(config: dict[str, Any], key: str, *values: object) -> None:
-    """Removes a dotted key, if it is there and, where values are given, has one of them."""
+def _holder(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The group that has a dotted key, empty where there is none, and the key's name in it."""
     *groups, name = key.split(".")
     node: Any = config
     for group in groups:
         node = node.get(group) if isinstance(node, dict) else None
-    if isinstance(node, dict) and name in node and (not values or node[name] in values):
-        del node[name]
+    return node if isinstance(node, dict) else {}, name
 
 
 def _content(path: Path) -> str:

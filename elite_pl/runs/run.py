@@ -18,7 +18,7 @@ from elite_pl.files import atomic_write, discard
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
 from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.runs import loggers, plots
-from elite_pl.runs.build import make_data, make_detector, make_trainer, pretrained_file
+from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.detector_file import save_detector
 from elite_pl.runs.environment import environment
@@ -52,7 +52,7 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
     with trainer.precision_plugin.tensor_init_context():
         data = make_data(config)
         detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
-        detector.check(data)
+        check_data(config, detector, data)
         if not isinstance(detector, Detector) and trainer.world_size > 1:
             raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} has no gradient; use 1")
         if trainer.is_global_zero:

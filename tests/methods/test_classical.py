@@ -192,20 +192,20 @@ def test_labels_of_both_kinds_are_needed(command, method):
     y[:4] = 1
     np.savez("normal.npz", x_train=x, y_train=y)
     own = ("dataset=npz", "dataset.path=normal.npz", "dataset.labels=known")
-    refused(command(*own, f"method={method}"), f"method={method}", "1 labeled sample of each kind", "0 anomalous")
+    refused(command(*own, f"method={method}"), method, "1 labeled sample of each kind", "0 anomalous")
 
 
 WRONG = {
-    "method=extra_trees method.trees=0": ("method.trees=0", "1 or more"),
+    "method=extra_trees method.trees=0": ("method.trees=0", "at least 1"),
     "method=logistic_regression method.penalty=0": ("method.penalty=0", "positive"),
-    "method=logistic_regression method.components=0": ("method.components=0", "1 or more", "null"),
+    "method=logistic_regression method.components=0": ("method.components=0", "at least 1", "null"),
     "method=self_training method.threshold=1": ("method.threshold=1", "[0.5, 1)"),
     "method=self_training method.rounds=0": ("method.rounds=0", "at least 1"),
-    "method=label_spreading method.components=0": ("method.components=0", "1 or more"),
-    "method=label_spreading method.metric=angle": ("method.metric=angle", "euclidean, cosine"),
-    "method=label_spreading method.graph_neighbors=1": ("method.graph_neighbors=1", "2 or more"),
+    "method=label_spreading method.components=0": ("method.components=0", "at least 1"),
+    "method=label_spreading method.metric=angle": ("method.metric=angle", "euclidean or cosine"),
+    "method=label_spreading method.graph_neighbors=1": ("method.graph_neighbors=1", "at least 2"),
     "method=label_spreading method.alpha=1": ("method.alpha=1", "(0, 1)"),
-    "method=label_spreading method.score_neighbors=0": ("method.score_neighbors=0", "1 or more"),
+    "method=label_spreading method.score_neighbors=0": ("method.score_neighbors=0", "at least 1"),
 }
 
 

@@ -299,8 +299,8 @@ def test_digits_are_easy_with_little_pollution(command):
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 WRONG = {
-    "method.score.dimension=0": ("method.score.dimension=0", "1 to 32"),
-    "method.score.dimension=33": ("method.score.dimension=33", "1 to 32"),
+    "method.score.dimension=0": ("method.score.dimension=0", "at least 1"),
+    "method.score.dimension=33": ("method.score.dimension=33", "at most 32"),
     "method.score.dimension=2.5": ("method.score.dimension=2.5", "whole"),
     "method.score.distance=euclid": ("method.score.distance=euclid", "cosine", "norm"),
     "method.score.initial=zero": ("method.score.initial=zero", "orthogonal"),
