@@ -15,7 +15,7 @@ from elite_pl.errors import one_line
 from elite_pl.models import networks, scores
 from elite_pl.models.scores import Fitted, Score
 
-LONGEST = 100  # layers that a list may describe
+LONGEST = 1000  # layers that a list may describe
 
 
 def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 import elite_pl
+from elite_pl import models
 from elite_pl.data import digits
 from elite_pl.errors import InputError
-from elite_pl.models import Backbone, Hypersphere
+from elite_pl.models import Backbone, Hypersphere, recipe
 from elite_pl.runs import detector_file
 
 OLD = Path(__file__).parents[1] / "at_31a127d"
@@ -147,6 +148,12 @@ def test_reading_leaves_random_numbers_and_types_alone():
     state = torch.get_rng_state()
     elite_pl.load(OLD / "elite_svdd" / "detector.pt")
     assert torch.get_rng_state().equal(state) and torch.get_default_dtype() == torch.float32
+
+
+def test_all_our_networks_and_scores_are_allowed():
+    abstract = {"Score", "Backbone"}
+    public = {f"elite_pl.models.{name}" for name in dir(models) if name not in abstract}
+    assert public == set(recipe.NETWORKS) | set(recipe.SCORES) | set(recipe.FITTED)
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
