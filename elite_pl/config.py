@@ -1,10 +1,10 @@
 """The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin
+from inspect import isbuiltin
+from typing import Any, cast, get_args, get_origin
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
@@ -13,8 +13,9 @@ from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.annotations import argument_types, is_of
-from elite_pl.errors import InputError
+from elite_pl.annotations import argument_kinds
+from elite_pl.annotations import check as check_values
+from elite_pl.errors import InputError, input_errors
 
 
 def _key(help: str) -> Any:
@@ -41,12 +42,16 @@ class Config:
     dataset: Any = _key("what to learn from")
     backbone: Any = _key("the networks; auto picks them by the shape of a sample")
     method: Any = _key("the detector")
+    augmentation: Any = _key("random changes of training samples, and views at test time")
     trainer: Any = _key("where it is trained")
     logger: Any = _key("where curves are drawn; history.csv is always written")
     callbacks: Any = _key("what is done besides, at the end of an epoch or a step: Lightning's callbacks, by name")
 
 
-GROUPS = ("dataset", "backbone", "method", "trainer", "logger", "callbacks")
+GROUPS = ("dataset", "backbone", "method", "augmentation", "trainer", "logger", "callbacks")
+# What has a name that is read before all else.
+NAMED = ("dataset.name", "dataset.source._target_", "backbone._target_", "method._target_", "method.name")
+HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # what a node has besides the arguments of its target
 
 HELP = """\
 elite_pl: deep anomaly detection when the training data is dirty (ELITE, KDD 2021)
@@ -119,6 +124,9 @@ def check(config: Config) -> None:
     for key, ok, rule in rules:
         if not ok:
             raise InputError(f"{key}={getattr(config, key)}: {rule}")
+    for key in NAMED:
+        if not isinstance(OmegaConf.select(cast(Any, config), key), str):
+            raise InputError(f"{key}: is missing; must be a word, as it is in the options that --help lists")
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -146,57 +154,87 @@ def plain(config: Any) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def instantiate(key: str, node: Any) -> Any:
+@dataclass(frozen=True)
+class Constructor:
+    """A node of the configuration as a callable, which takes the arguments that are known at run time only.
+
+    Attributes:
+        key: Where the node stands in the configuration.
+        target: What its `_target_` names.
+        arguments: Its other values; nodes among them are constructors, or what these have made.
+        kind: The class of what it makes.
+    """
+
+    key: str
+    target: Callable[..., Any]
+    arguments: dict[str, Any]
+    kind: type
+
+    def __call__(self, *values: Any, **options: Any) -> Any:
+        """Calls the target.
+
+        Raises:
+            InputError: If it refuses an argument, or makes something else; names the key.
+        """
+        with input_errors(self.key, self.arguments, (TypeError, ValueError, ArithmeticError)):
+            made = self.target(*values, **{**self.arguments, **options})
+        if not isinstance(made, self.kind):
+            raise InputError(f"{self.key}._target_: makes a {type(made).__name__}; must make a {self.kind.__name__}")
+        return made
+
+
+def instantiate(key: str, node: Any, kind: type = object) -> Constructor:
     """The one place where a config node (`_target_` and its arguments) becomes Python.
 
     Args:
         key: Where the node stands in the configuration.
         node: The node.
-
-    Returns:
-        A callable that takes the arguments that are known at run time only.
+        kind: The class of what it is to make.
 
     Raises:
-        InputError: If a value is not of the type that its argument is annotated with; names the key.
+        InputError: If the target cannot make that, or a value is not what its argument is annotated with; names the
+            key.
     """
-    node = renamed(plain(node) if OmegaConf.is_config(node) else node, PUBLIC)
-    _check_types(key, node)
-    return hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+    return _constructor(key, renamed(plain(node) if OmegaConf.is_config(node) else node, PUBLIC), kind)
 
 
-def _check_types(key: str, node: Any) -> None:
-    """Compares the values of a node, and of those in it, with the annotations of their constructors."""
-    if isinstance(node, str | int | float | bool):
+def _constructor(key: str, node: Any, kind: type) -> Constructor:
+    if not isinstance(node, dict):
         raise InputError(f"{key}={node}: is no value but a group of keys; give {key}._target_ and its arguments")
-    if not isinstance(node, dict) or "_target_" not in node:
-        return
+    if not isinstance(address := node.get("_target_"), str):
+        raise InputError(f"{key}._target_: is missing; must be a class or function, as in conf/")
     try:
-        accepted = argument_types(hydra.utils.get_object(node["_target_"]))
+        target = hydra.utils.get_object(address)
     except Exception as error:  # whatever the import stumbles over
         reason = " ".join(str(error.__cause__ or error).split())
-        raise InputError(f"{key}._target_={node['_target_']}: cannot be imported ({reason})") from error
-    for name, value in node.items():
-        if isinstance(value, dict):
-            _check_types(f"{key}.{name}", value)
-        elif name in accepted and not is_of(value, accepted[name]):
-            raise InputError(f"{key}.{name}={_typed(value)}: must be {_words(accepted[name])}")
+        raise InputError(f"{key}._target_={address}: cannot be imported ({reason})") from error
+    kinds = argument_kinds(target)
+    made = target if isinstance(target, type) else kinds.get("return", Any)
+    fits = made is Any or not isinstance(made, type) or issubclass(made, kind) or issubclass(kind, made)
+    if kind is not object and not (fits and callable(target) and not isbuiltin(target)):
+        raise InputError(f"{key}._target_={address}: must be a class or function that makes a {kind.__name__}")
+    given = {name: value for name, value in node.items() if name not in HYDRA}
+    with input_errors(key, given):
+        check_values({name: value for name, value in given.items() if not isinstance(value, dict)}, kinds)
+    arguments = {name: _argument(f"{key}.{name}", value, _made_by(kinds.get(name))) for name, value in given.items()}
+    return Constructor(key, target, arguments, kind)
 
 
-_CALLED = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+def _argument(key: str, value: Any, kind: type) -> Any:
+    """A value with the nodes in it as Python."""
+    if isinstance(value, list):
+        return [_argument(f"{key}.{i}", item, object) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" not in value:
+        return {name: _argument(f"{key}.{name}", item, object) for name, item in value.items()}
+    make = _constructor(key, value, kind)
+    return make if value.get("_partial_") else make()
 
 
-def _words(kind: Any) -> str:
-    """What a value of a type is called."""
-    if get_origin(kind) in (Union, UnionType):
-        plain_parts = [part for part in get_args(kind) if part in _CALLED or get_origin(part) is not None]
-        return " or ".join(dict.fromkeys(map(_words, plain_parts)))
-    if get_origin(kind) is Literal:
-        return ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) in (list, tuple, Sequence):
-        return "a list, such as [1, 2]"
-    return _CALLED.get(kind, "a group of keys with a _target_")
-
-
-def _typed(value: Any) -> str:
-    """A value as a person types it."""
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+def _made_by(annotation: Any) -> type:
+    """What is made by a callable of an annotation: by `Callable[..., Score] | None`, a `Score`."""
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Callable and isinstance(made := get_args(part)[1], type):
+            return made
+    return object

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.annotations import argument_types, is_of
+from elite_pl.algorithm import augmentation
+from elite_pl.annotations import argument_kinds, is_of
 from elite_pl.errors import one_line
 from elite_pl.models import networks, scores
-from elite_pl.models.scores import Fitted, Score
+from elite_pl.models.scores import Fitted, MeanOverViews, Score
 
 LONGEST = 1000  # layers that a list may describe
 
@@ -23,8 +24,11 @@ def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 
 NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided)
-SCORES = _public(scores.Hypersphere, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
+SCORES = _public(scores.Hypersphere, scores.Readout, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
 FITTED = _public(scores.IsolationTrees, scores.KernelExpansion)  # which are made without a network
+AUGMENTATIONS = {
+    f"elite_pl.algorithm.{kind.__name__}": kind for kind in (augmentation.Affine, augmentation.FeatureNoise)
+}
 
 
 class Part(NamedTuple):
@@ -58,8 +62,8 @@ class Part(NamedTuple):
             name = f"{self.constructor!r:.100}"
             raise ValueError(f"{name} is none of ours; if you trust it, pass constructors={{{name}: ...}}")
         constructor = allowed[self.constructor]
-        if constructor in (*NETWORKS.values(), *SCORES.values(), *FITTED.values()):
-            kinds = argument_types(constructor)
+        if constructor in (*NETWORKS.values(), *SCORES.values(), *FITTED.values(), *AUGMENTATIONS.values()):
+            kinds = argument_kinds(constructor)
             for name, value in self.arguments.items():
                 short = not isinstance(value, list | dict) or (isinstance(value, list) and len(value) <= LONGEST)
                 if name not in kinds or not (short and is_of(value, kinds[name])):
@@ -73,19 +77,22 @@ class Recipe(NamedTuple):
     Attributes:
         network: Makes the backbone from the shape of a sample; None for a score without one.
         score: Makes the score from the backbone.
+        augmentation: Makes the views over which the score is averaged; None for a score of the samples themselves.
     """
 
     network: Part | None
     score: Part
+    augmentation: Part | None = None
 
     @classmethod
-    def of(cls, config: dict[str, Any], score: Score, needs_backbone: bool) -> Recipe:
+    def of(cls, config: dict[str, Any], score: Score, needs_backbone: bool, over_views: bool) -> Recipe:
         """The recipe of a score that a configuration has made.
 
         Args:
             config: The configuration, plain.
             score: The score.
             needs_backbone: Whether it is made from a backbone.
+            over_views: Whether its mean over views is what scores.
         """
         config, kind = renamed(config, PUBLIC), type(score)
         node = config["method"].get("score")
@@ -94,7 +101,8 @@ class Recipe(NamedTuple):
         else:
             ours = {constructor: address for address, constructor in (SCORES | FITTED).items()}
             part = Part(ours.get(kind, f"{kind.__module__}.{kind.__qualname__}"), {})
-        return cls(Part.of(config["backbone"]) if needs_backbone else None, part)
+        network = Part.of(config["backbone"]) if needs_backbone else None
+        return cls(network, part, Part.of(config["augmentation"]) if over_views else None)
 
     def make(
         self,
@@ -116,6 +124,12 @@ class Recipe(NamedTuple):
         """
 
         def score() -> Score:
+            if self.augmentation is not None:
+                views = self.augmentation.call({**AUGMENTATIONS, **constructors})
+                return MeanOverViews(of_one_view(), views, torch.zeros_like(state["views"]))
+            return of_one_view()
+
+        def of_one_view() -> Score:
             if self.network is None:
                 return self.score.call({**FITTED, **constructors})
             backbone = self.network.call({**NETWORKS, **constructors}, sample_shape)

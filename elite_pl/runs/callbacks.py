@@ -35,7 +35,8 @@ class SameRun(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares what the processes are about to do."""
-        runs = distributed.everywhere(f"{self.directory} {'resumed' if trainer.ckpt_path else 'from the start'}")
+        start = "resumed" if trainer.ckpt_path else "from the start"
+        runs = distributed.all_gather_objects(f"{self.directory} {start}")
         if len(set(runs)) > 1:
             raise TrainingError("the processes are not of one run: " + "; ".join(sorted(set(runs))))
         self.at_sigterm = signal.getsignal(signal.SIGTERM)  # before Lightning sets its own

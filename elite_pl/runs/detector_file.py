@@ -145,6 +145,8 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
             network, score = None, Part(f"elite_pl.models.{fitted[name]}", {})
         else:
             network, score = Part.of(config["backbone"]), Part.of(method["score"])
+        if network is not None and "batch_norm" in network.arguments:
+            network.arguments["norm"] = "batch" if network.arguments.pop("batch_norm") else "none"
         values = "any"
         if len(shape) == 3 and not made["contrast"]:  # which makes bytes and fractions alike
             values = "whole" if float(made["scale"]) > 1 else "unit"
@@ -154,6 +156,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
             "method": method["name"],
             "network": network and network._asdict(),
             "score": score._asdict(),
+            "augmentation": None,
             "state": content["score"],
             "sample_shape": shape,
             "preprocessing": made,
@@ -177,6 +180,7 @@ def _check_types(content: dict[str, Any]) -> None:
         "method": lambda value: isinstance(value, str),
         "network": lambda value: value is None or _is_part(value),
         "score": _is_part,
+        "augmentation": lambda value: value is None or _is_part(value),
         "state": lambda value: isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values()),
         "sample_shape": lambda value: _is_shape(value) and None not in value,
         "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from elite_pl import cli
 from elite_pl.config import compose
 from elite_pl.data.arrays import Arrays, make_arrays, to_array, to_labels, to_samples
-from elite_pl.errors import InputError
+from elite_pl.errors import InputError, LabelError
 from elite_pl.runs.build import make_data, make_detector, make_trainer
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.launch import takes_processes
@@ -117,11 +117,10 @@ def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
     with trainer.precision_plugin.tensor_init_context():
         data = make_data(config, arrays=arrays)
         detector = make_detector(config, data.sample_shape)
-        if detector.needs_labels and not len(data.labeled):
-            raise InputError(f"y holds no 1 and no -1, and method={detector.name} learns from labels; give some")
-        if detector.needs_labeled_anomalies and not (data.labeled_y < 0).any():
-            raise InputError(f"y holds no -1, and method={detector.name} learns from labeled anomalies; give some")
-        detector.check(data)
+        try:
+            detector.check(data)
+        except LabelError as error:
+            raise InputError(f"y: {error}; 1 is a normal sample, -1 an anomaly") from error
         train(detector, data, trainer, history, spec.directory / "last.ckpt")
         detector.to("cpu")
         data.place(torch.device("cpu"))

@@ -106,12 +106,13 @@ class TrainedDetector(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file that `elite_pl.load` reads: tensors and plain values, no code."""
-        network, score = self.recipe
+        network, score, augmentation = self.recipe
         known = self.training_scores
         content = {
             "method": self.method,
             "network": network and network._asdict(),
             "score": score._asdict(),
+            "augmentation": augmentation and augmentation._asdict(),
             "state": {name: value.cpu() for name, value in self.model.state_dict().items()},
             "sample_shape": list(self.sample_shape),
             "preprocessing": {
@@ -149,8 +150,8 @@ def load(path: str | os.PathLike[str], constructors: Mapping[str, Callable[..., 
     """
     content = detector_file.read(path)
     preprocessing = Preprocessing(**content["preprocessing"])
-    network, score = content["network"], content["score"]
-    recipe = Recipe(network and Part(**network), Part(**score))
+    parts = (content[key] and Part(**content[key]) for key in Recipe._fields)
+    recipe = Recipe(*parts)
     shape, known = tuple(content["sample_shape"]), content["training_scores"]
     with input_errors(os.fspath(path)):
         model = recipe.make(shape, content["state"], preprocessing.shift.dtype, constructors or {})

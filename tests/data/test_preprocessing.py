@@ -41,6 +41,18 @@ def test_contrast_is_normalised_image_by_image_and_scaled_by_the_training_sample
     assert seen(made, np.full((1, 1, 28, 28), 7, dtype=np.uint8)).isfinite().all()
 
 
+def test_vectors_are_standardised_wherever_they_lie_and_pixels_are_not():
+    x = np.random.default_rng(0).random((30, 4)).astype(np.float32)
+    x[:, 2] = 0.5
+    found = seen(preprocessing(x, None, "standard"), x)
+    torch.testing.assert_close(found.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    torch.testing.assert_close(seen(preprocessing(x, None, "unit"), x), torch.as_tensor(x))
+    for pixels in (PIXELS, (PIXELS / 255).astype(np.float32)):
+        unit, standard = (seen(preprocessing(pixels, None, scaling), pixels) for scaling in ("unit", "standard"))
+        torch.testing.assert_close(standard, unit, rtol=0, atol=0)
+
+
 def test_a_pair_is_mean_and_deviation_of_pixels():
     expected = (PIXELS / 255 - 0.1307) / 0.3081
     for values in (PIXELS, (PIXELS / 255).astype(np.float32)):
