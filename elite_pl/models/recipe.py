@@ -17,7 +17,7 @@ from elite_pl.models import fitted, networks, scores
 from elite_pl.models.fitted import Fitted
 from elite_pl.models.scores import MeanOverViews, Score
 
-LONGEST = 100  # layers that a list may describe
+LONGEST = 1000  # layers that a list may describe
 
 
 def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
@@ -126,22 +126,22 @@ class Recipe(NamedTuple):
         """
 
         def score() -> Score:
-            if self.augmentation is not None:
-                views = self.augmentation.call({**AUGMENTATIONS, **constructors})
-                return MeanOverViews(of_one_view(), views, torch.zeros_like(state["views"]))
-            return of_one_view()
-
-        def of_one_view() -> Score:
             if self.network is None:
-                return self.score.call({**FITTED, **constructors})
-            backbone = self.network.call({**NETWORKS, **constructors}, sample_shape)
-            return self.score.call({**SCORES, **constructors}, backbone)
+                made = self.score.call({**FITTED, **constructors})
+            else:
+                backbone = self.network.call({**NETWORKS, **constructors}, sample_shape)
+                made = self.score.call({**SCORES, **constructors}, backbone)
+            made = made.to(dtype)
+            if self.augmentation is None:
+                return made
+            changes = self.augmentation.call({**AUGMENTATIONS, **constructors})
+            return MeanOverViews(made, changes, torch.zeros(len(state["views"]), changes.width(sample_shape)))
 
         try:
             with torch.device("meta"):  # has sizes, and takes no memory
                 score().load_state_dict(state, assign=True)
             with torch.random.fork_rng(devices=[]):
-                made = score().to(dtype)
+                made = score()
             made.load_state_dict(state)
             if isinstance(made, Fitted):
                 made.check(math.prod(sample_shape))

@@ -51,10 +51,10 @@ def npy(
     if (test_path is None) != (test_labels_path is None):
         key = "test_path" if test_path is None else "test_labels_path"
         raise InputError(f"dataset.{key}=null: dataset.test_path and dataset.test_labels_path go together")
-    x = _samples("path", path)
+    x, raw_shape = _samples("path", path)
     y = np.zeros(len(x), dtype=np.int64) if labels_path is None else _labels("labels_path", labels_path, labels, len(x))
     if test_path is not None and test_labels_path is not None:
-        x_test = _samples("test_path", test_path)
+        x_test, _ = _samples("test_path", test_path)
         y_test = _labels("test_labels_path", test_labels_path, labels, len(x_test))
     elif labels == "classes":
         in_train, in_test = stratified(y, test_fraction)
@@ -66,7 +66,7 @@ def npy(
     with input_errors(f"dataset.path={path}"):
         if labels == "known":
             check_known(y, y_test, "samples")
-        return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels)
+        return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
 
 
 def _load(path: str, on_disk: bool) -> np.ndarray:
@@ -88,8 +88,8 @@ def _load(path: str, on_disk: bool) -> np.ndarray:
     return array
 
 
-def _samples(key: str, path: str) -> np.ndarray:
-    """Samples, memory-mapped, once each of them has been looked at."""
+def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Samples, memory-mapped, once each of them has been looked at; and the shape in which a sample came."""
     with input_errors(f"dataset.{key}={path}"):
         x = _load(path, on_disk=True)
         if 0 in x.shape or x.ndim < 2:
@@ -97,7 +97,10 @@ def _samples(key: str, path: str) -> np.ndarray:
         to_samples("the array", x[:1])
         for rows in Rows(x).slices():
             to_samples("the array", x[rows])
-        return x.transpose(0, 3, 1, 2) if channels_last("the array", x) else x[:, None] if x.ndim == 3 else x
+        raw_shape = x.shape[1:]
+        if channels_last("the array", x):
+            return x.transpose(0, 3, 1, 2), raw_shape
+        return x[:, None] if x.ndim == 3 else x, raw_shape
 
 
 def _labels(key: str, path: str, labels: str, n: int) -> np.ndarray:
