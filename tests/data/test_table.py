@@ -91,6 +91,7 @@ def test_classes_are_polluted_on_purpose(command):
         "label_ratio=0.1", "epochs=20",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
+    assert "no feature: column number, the number of the row" in outcome.err
     metrics = json.loads((outcome.directory / "metrics.json").read_text())
     assert metrics["data/test"] == 60 and metrics["normal_class"] == "good"
     assert metrics["test/auroc"] > 0.8
