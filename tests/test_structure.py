@@ -74,12 +74,22 @@ def test_the_picture_of_the_rooms_is_of_these_imports():
     assert (PROJECT / "docs" / "packages.md").read_text() == packages.diagram(), "make map"
 
 
+def test_who_calls_a_method_reads_nothing_of_configurations():
+    for name in ("models", "methods"):
+        for path in (PROJECT / "elite_pl" / name).glob("*.py"):
+            told = re.findall(r"InputError|\"[^\"]*\b(?:method|backbone|dataset|trainer)\.\w+=", path.read_text())
+            assert not told, (path, told)
+
+
 # ------------------------------------------------------------------------------------------------------------- configs
 
 SHORT = ("epochs=1", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads=1")
 
 # What an option needs beside itself; an option that is not named here runs on the digits.
 NEEDS = {
+    "augmentation/digits": ["dataset=mnist"],
+    "augmentation/clothes": ["dataset=fmnist"],
+    "augmentation/photos": ["dataset=cifar10"],
     "backbone/lenet": ["dataset=mnist"],
     "backbone/lenet_fmnist": ["dataset=fmnist"],
     "backbone/lenet_release": ["dataset=cifar10", "dataset.size=32"],

@@ -1,7 +1,7 @@
 """Batches, gathered by index from samples that lie on the device once, as one tensor, or in a file if they are many."""
 
 from collections.abc import Callable, Iterator
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
-from elite_pl.data.preprocessing import Preprocessing, preprocessing
+from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import Rows
 from elite_pl.data.splits import Split, is_anomaly
 
@@ -22,6 +22,7 @@ class Batch(TypedDict):
 
     Attributes:
         unlabeled: Samples, shape (n, ...); one of several processes has its shard of them only.
+        unchanged: The same before augmentation.
         index: Their positions among the unlabeled samples, shape (n,).
         truth: Their true labels, +1 or -1, shape (n,): for the oracle and for diagnostics, never for a real method.
         labeled: Labeled samples, shape (m, ...).
@@ -29,6 +30,7 @@ class Batch(TypedDict):
     """
 
     unlabeled: Tensor
+    unchanged: Tensor
     index: Tensor
     truth: Tensor
     labeled: Tensor
@@ -99,8 +101,10 @@ class TrainingBatches:
             if data.labeled_batch_size is not None:
                 drawn = balanced_draw(data.labeled_y.cpu(), data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
+            unlabeled = data.unlabeled[index[distributed.shard(len(index))]]
             yield Batch(
-                unlabeled=data.unlabeled[index[distributed.shard(len(index))]],
+                unlabeled=unlabeled,
+                unchanged=unlabeled,
                 index=index,
                 truth=data.truth[index],
                 labeled=labeled,
@@ -174,8 +178,8 @@ class PollutedData(pl.LightningDataModule):
         split: Split,
         *,
         normal_class: int,
-        size: int | None,
-        scaling: str | list[float],
+        size: Size | None,
+        scaling: Literal["unit", "gcn", "standard"] | Pair,
         batch_size: int,
         labeled_batch_size: int | None,
         seed: int,

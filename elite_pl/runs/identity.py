@@ -45,12 +45,19 @@ BEFORE: dict[str, object] = {
     "trainer.limit_val_batches": None,
     "trainer.max_steps": -1,
     "trainer.max_time": None,
+    "backbone.norm": "batch",
+    "augmentation": {"_target_": None},
+    "method.labeled_copies": 1,
+    "method.average_decay": None,
     "callbacks": {
         "labeled_loss": {"_target_": "elite_pl.runs.LabeledLoss"},
         "time_left": {"_target_": "elite_pl.runs.TimeLeft"},
         "collapse_warning": {"_target_": "elite_pl.runs.CollapseWarning"},
     },
 }
+
+# Values that are younger, each with the one that does the same wherever that was possible before.
+ALIASES: dict[str, dict[object, object]] = {"method.contamination": {"auto": "given"}}
 
 
 def digest(obj: object) -> str:
@@ -83,21 +90,31 @@ def config_hash(config: Mapping[str, Any]) -> str:
                     holder[key] = _content(found)
     if "root" in source and (taken := copy_of(source.get("name", ""), source["root"])):
         dataset["copy"] = _content(taken)
+    backbone = known.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("_target_") == OLD["elite_pl.models.mlp"] and "norm" in backbone:
+        norm = backbone.pop("norm")  # what was `batch_norm`, true or false
+        backbone |= {"norm": norm} if norm == "layer" else {"batch_norm": norm == "batch"}
     for key in BOOKKEEPING:
-        _leave_out(known, key)
+        node, name = _holder(known, key)
+        node.pop(name, None)
     for key, value in BEFORE.items():
-        _leave_out(known, key, value)
+        node, name = _holder(known, key)
+        if name in node and node[name] == value:
+            del node[name]
+    for key, aliases in ALIASES.items():
+        node, name = _holder(known, key)
+        if isinstance(node.get(name), str):
+            node[name] = aliases.get(node[name], node[name])
     return digest(known)
 
 
-def _leave_out(config: dict[str, Any], key: str, *values: object) -> None:
-    """Removes a dotted key, if it is there and, where values are given, has one of them."""
+def _holder(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The group that has a dotted key, empty where there is none, and the key's name in it."""
     *groups, name = key.split(".")
     node: Any = config
     for group in groups:
         node = node.get(group) if isinstance(node, dict) else None
-    if isinstance(node, dict) and name in node and (not values or node[name] in values):
-        del node[name]
+    return node if isinstance(node, dict) else {}, name
 
 
 def _content(path: Path) -> str:

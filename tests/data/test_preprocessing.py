@@ -9,7 +9,7 @@ from PIL import Image
 from test_bad_input import refused
 
 from elite_pl.data.preprocessing import Preprocessing, preprocessing, resized
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28)).astype(np.uint8)
 
@@ -67,14 +67,12 @@ def test_the_detector_file_knows_how_its_samples_are_made(command, images, scali
         "label_ratio=0.1", "epochs=1", "method.pretrain_epochs=0", f"trainer.precision={precision}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    detector, content = load_detector(outcome.directory / "detector.pt")
-    assert content["sample_shape"] == [1, 16, 16]
-    raw = np.load(images())["x"].transpose(0, 3, 1, 2)
-    with torch.no_grad():
-        scores = detector(seen(Preprocessing(**content["preprocessing"]), raw))
+    detector = load(outcome.directory / "detector.pt")
+    assert detector.sample_shape == (1, 16, 16)
+    scores = detector.score(np.load(images())["x"])
     with open(outcome.directory / "scores.csv", newline="") as file:
         found = sorted(float(row["score"]) for row in csv.DictReader(file))
-    distance = [(scores.double() - score).abs().min().item() for score in found]
+    distance = [np.abs(scores - score).min() for score in found]
     assert max(distance) < (1e-4 if precision == 32 else 1e-12), "every score of the test part is that of a raw image"
 
 

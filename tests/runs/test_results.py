@@ -256,7 +256,7 @@ def test_environment_goes_into_metrics(tmp_path: Path) -> None:
     assert found["version/torch"] == torch.__version__ and found["version/pytorch_lightning"] == pl.__version__
     assert found["device"] and found["platform"]
     assert found["commit"] == "" or len(found["commit"].removesuffix("-dirty")) == 40
-    results.write_metrics(tmp_path, "abc", found)
+    results.write_metrics(tmp_path, "abc", found | {"data/test": 0})
 
 
 def test_no_commit_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
