@@ -11,7 +11,7 @@ from test_image_folder import refused_by
 
 from elite_pl.data import datamodule, npy, npz, rows
 from elite_pl.data.splits import known_labels
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs import detector_file
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -45,6 +45,7 @@ def test_the_same_as_from_an_npz_file(x, monkeypatch):
     taken = rows.Rows(found.x_train)[some]
     assert taken.dtype == expected.x_train.dtype
     np.testing.assert_array_equal(taken, expected.x_train[some])
+    assert found.raw_shape == expected.raw_shape
     assert found.fingerprint == expected.fingerprint and (found.y_train == expected.y_train).all()
 
 
@@ -69,10 +70,9 @@ def test_more_than_the_memory_holds_gives_the_same_scores(command, monkeypatch):
         outcome = command("dataset=npy", "dataset.path=x.npy", "dataset.labels_path=y.npy", *test, "epochs=2")
         assert outcome.code == 0, outcome.err
         found.append([(outcome.directory / name).read_text() for name in ("scores.csv", "audit.csv", "history.csv")])
-        _, content = load_detector(outcome.directory / "detector.pt")
+        scaling = detector_file.read(outcome.directory / "detector.pt")["preprocessing"]
         shutil.rmtree("outputs")
     assert found[0] == found[1]
-    scaling = content["preprocessing"]
     np.testing.assert_allclose(scaling["shift"], VECTORS.mean(0), rtol=1e-5, err_msg="although they lie in [0, 1]")
     np.testing.assert_allclose(scaling["scale"], VECTORS.std(0), rtol=1e-5)
 
@@ -149,8 +149,8 @@ def test_labels_that_are_wrong(y, words):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"labels": "guess"}, ("dataset.labels=guess", "classes")),
-        ({"test_fraction": 1}, ("dataset.test_fraction=1",)),
+        ({"labels": "guess"}, ("labels=guess: must be known or classes",)),
+        ({"test_fraction": 1}, ("test_fraction=1: must be a number between 0 and 1",)),
         ({"labels": "classes", "labels_path": None}, ("dataset.labels_path=null",)),
         ({"test_path": "x.npy"}, ("dataset.test_labels_path=null",)),
         ({"test_labels_path": "y.npy"}, ("dataset.test_path=null",)),

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
+from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, channels_last, check_finite, make_arrays, to_labels, to_samples
 from elite_pl.data.rows import Rows
-from elite_pl.data.sources.given import check_known, existing, known
+from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
 RIGHT = "a file that numpy.save writes is right"
 
 
+@checked
 def npy(
     path: str,
     labels_path: str | None,
     test_path: str | None,
     test_labels_path: str | None,
-    labels: str,
-    test_fraction: float,
+    labels: Labels,
+    test_fraction: Fraction,
 ) -> Arrays:
     """Loads samples and labels from files of one array each; samples stay in their file, however many there are.
 
@@ -42,19 +44,15 @@ def npy(
     Raises:
         InputError: If a file is not as described.
     """
-    if labels not in ("known", "classes"):
-        raise InputError(f"dataset.labels={labels}: unknown; known (1, -1, 0) or classes (ids or names)")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
     if labels_path is None and labels == "classes":
         raise InputError("dataset.labels_path=null: dataset.labels=classes takes the classes from there")
     if (test_path is None) != (test_labels_path is None):
         key = "test_path" if test_path is None else "test_labels_path"
         raise InputError(f"dataset.{key}=null: dataset.test_path and dataset.test_labels_path go together")
-    x = _samples("path", path)
+    x, raw_shape = _samples("path", path)
     y = np.zeros(len(x), dtype=np.int64) if labels_path is None else _labels("labels_path", labels_path, labels, len(x))
     if test_path is not None and test_labels_path is not None:
-        x_test = _samples("test_path", test_path)
+        x_test, _ = _samples("test_path", test_path)
         y_test = _labels("test_labels_path", test_labels_path, labels, len(x_test))
     elif labels == "classes":
         in_train, in_test = stratified(y, test_fraction)
@@ -66,7 +64,7 @@ def npy(
     with input_errors(f"dataset.path={path}"):
         if labels == "known":
             check_known(y, y_test, "samples")
-        return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels)
+        return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
 
 
 def _load(path: str, on_disk: bool) -> np.ndarray:
@@ -88,8 +86,8 @@ def _load(path: str, on_disk: bool) -> np.ndarray:
     return array
 
 
-def _samples(key: str, path: str) -> np.ndarray:
-    """Samples, memory-mapped, once each of them has been looked at."""
+def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Samples, memory-mapped, once each of them has been looked at, and the shape of one as it came."""
     with input_errors(f"dataset.{key}={path}"):
         x = _load(path, on_disk=True)
         if 0 in x.shape or x.ndim < 2:
@@ -97,7 +95,8 @@ def _samples(key: str, path: str) -> np.ndarray:
         to_samples("the array", x[:1])
         for rows in Rows(x).slices():
             to_samples("the array", x[rows])
-        return x.transpose(0, 3, 1, 2) if channels_last("the array", x) else x[:, None] if x.ndim == 3 else x
+        axes_in_order = x.transpose(0, 3, 1, 2) if channels_last("the array", x) else x[:, None] if x.ndim == 3 else x
+        return axes_in_order, x.shape[1:]
 
 
 def _labels(key: str, path: str, labels: str, n: int) -> np.ndarray:
