@@ -111,14 +111,14 @@ class Words:
 
     name: str
     kind: str
-    categories: tuple[str, ...]
+    categories: list[str]
     missing: bool
 
     @classmethod
     def fit(cls, name: str, counts: Mapping[str, int], missing: bool, most: int) -> Words:
         """From how often each word is in the training rows, with at most so many categories."""
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
-        return cls(name, "words", tuple(ranked[:most]), missing)
+        return cls(name, "words", ranked[:most], missing)
 
     @property
     def features(self) -> list[str]:
@@ -190,7 +190,7 @@ class Encoding:
                 dropped[name] = "the same in every row"
             elif distinct == len(values) and kind == "words":
                 dropped[name] = "another word in every row"
-            elif distinct == len(values) and kind == "numbers" and _counts(numbers):
+            elif distinct == len(values) and kind == "numbers" and _number_rows(numbers):
                 dropped[name] = "the number of the row"
             elif kind == "words":
                 kept.append(Words.fit(name, counts, missing, max_categories))
@@ -239,11 +239,7 @@ class Encoding:
 
     def to_plain(self) -> dict[str, Any]:
         """Dictionaries, lists, numbers and words, as a detector file holds them."""
-        columns = [
-            {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(column).items()}
-            for column in self.columns
-        ]
-        return {**asdict(self), "columns": columns, "version": VERSION}
+        return {**asdict(self), "columns": [asdict(column) for column in self.columns], "version": VERSION}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Encoding:
@@ -265,9 +261,9 @@ class Encoding:
         return cls(columns, dict(dropped), label, id)
 
 
-def _counts(numbers: np.ndarray) -> bool:
-    """Whether different numbers are whole ones without gaps."""
-    return bool((numbers == np.floor(numbers)).all() and np.ptp(numbers) == len(numbers) - 1)
+def _number_rows(numbers: np.ndarray) -> bool:
+    """Whether different numbers are whole ones with few gaps, as what is left when some rows were put aside."""
+    return len(numbers) >= 20 and bool((numbers == np.floor(numbers)).all() and np.ptp(numbers) < 2 * len(numbers))
 
 
 def _column(plain: Mapping[str, Any]) -> Numbers | Words:
@@ -284,7 +280,7 @@ def _column(plain: Mapping[str, Any]) -> Numbers | Words:
         categories = plain["categories"]
         if not isinstance(categories, list) or not all(isinstance(word, str) for word in categories):
             raise TypeError
-        return Words(name, kind, tuple(categories), missing)
+        return Words(name, kind, categories, missing)
     center, scale = plain["center"], plain["scale"]
     numbers = all(isinstance(number, float) and math.isfinite(number) for number in (center, scale))
     if kind not in ("numbers", "dates") or not numbers or scale <= 0:

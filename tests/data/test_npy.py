@@ -45,6 +45,7 @@ def test_the_same_as_from_an_npz_file(x, monkeypatch):
     taken = rows.Rows(found.x_train)[some]
     assert taken.dtype == expected.x_train.dtype
     np.testing.assert_array_equal(taken, expected.x_train[some])
+    assert found.raw_shape == expected.raw_shape
     assert found.fingerprint == expected.fingerprint and (found.y_train == expected.y_train).all()
 
 
@@ -148,8 +149,8 @@ def test_labels_that_are_wrong(y, words):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"labels": "guess"}, ("dataset.labels=guess", "classes")),
-        ({"test_fraction": 1}, ("dataset.test_fraction=1",)),
+        ({"labels": "guess"}, ("labels=guess: must be known or classes",)),
+        ({"test_fraction": 1}, ("test_fraction=1: must be a number between 0 and 1",)),
         ({"labels": "classes", "labels_path": None}, ("dataset.labels_path=null",)),
         ({"test_path": "x.npy"}, ("dataset.test_labels_path=null",)),
         ({"test_labels_path": "y.npy"}, ("dataset.test_path=null",)),

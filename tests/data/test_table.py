@@ -91,6 +91,7 @@ def test_classes_are_polluted_on_purpose(command):
         "label_ratio=0.1", "epochs=20",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
+    assert "no feature: column number, the number of the row" in outcome.err
     metrics = json.loads((outcome.directory / "metrics.json").read_text())
     assert metrics["data/test"] == 60 and metrics["normal_class"] == "good"
     assert metrics["test/auroc"] > 0.8
@@ -311,12 +312,12 @@ def test_things_that_are_no_table():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"labels": "guess"}, ("dataset.labels=guess", "classes")),
+        ({"labels": "guess"}, ("labels=guess: must be known or classes",)),
         ({"label_column": "truth"}, ("has no column truth (dataset.label_column)",)),
         ({"id_column": "name"}, ("has no column name (dataset.id_column)",)),
         ({"drop_columns": ["x"]}, ("dataset.drop_columns: has no column x",)),
-        ({"max_categories": 0}, ("dataset.max_categories=0",)),
-        ({"test_fraction": 0}, ("dataset.test_fraction=0",)),
+        ({"max_categories": 0}, ("max_categories=0: must be a whole number of at least 1",)),
+        ({"test_fraction": 0}, ("test_fraction=0: must be a number between 0 and 1",)),
         ({"labels": "classes", "label_column": None}, ("dataset.label_column",)),
         ({"labels": "classes"}, ("column label is empty in 180 of 200 rows",)),
         ({"labels": "classes", "label_column": "id"}, ("every class has one row only",)),

@@ -6,12 +6,16 @@ import csv
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import numpy as np
 
+from elite_pl.annotations import Range
 from elite_pl.data.splits import ANOMALY, NORMAL, UNLABELED
 from elite_pl.errors import input_errors, one_line
 
+Labels = Literal["known", "classes"]
+Fraction = Annotated[float, Range("a number between 0 and 1", lambda value: 0 < value < 1)]
 MEANING = {
     **dict.fromkeys(("normal", "1", "+1", "1.0"), NORMAL),
     **dict.fromkeys(("anomaly", "-1", "-1.0"), ANOMALY),

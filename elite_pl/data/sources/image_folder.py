@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, make_arrays
-from elite_pl.data.sources.given import check_known, existing, relabeled, some
+from elite_pl.data.preprocessing import Size
+from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, relabeled, some
 from elite_pl.data.sources.images import SUFFIXES, decoded, explained, image_names
 from elite_pl.data.splits import ANOMALY, NORMAL, UNLABELED, stratified
 from elite_pl.errors import InputError, input_errors
@@ -22,14 +25,15 @@ PLACES = {
 }
 
 
+@checked
 def image_folder(
     path: str,
-    labels: str,
+    labels: Labels,
     labels_file: str | None,
-    size: int | None,
-    channels: int | str,
+    size: Size | None,
+    channels: Literal[1, 3, "auto"],
     skip_broken: bool,
-    test_fraction: float,
+    test_fraction: Fraction,
     cache: str,
 ) -> Arrays:
     """Loads images from a folder and the folders in it; names that begin with a dot are passed over.
@@ -58,14 +62,6 @@ def image_folder(
     Raises:
         InputError: If the folder is not as described, or an image cannot be read.
     """
-    if labels not in ("known", "classes"):
-        raise InputError(f"dataset.labels={labels}: unknown; known (folders say normal or anomaly) or classes")
-    if size is not None and size < 4:
-        raise InputError(f"dataset.size={size}: too small; 4 pixels or more, or null")
-    if channels not in ("auto", 1, 3):
-        raise InputError(f"dataset.channels={channels}: must be 1 (gray), 3 (colour) or auto")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
     if labels_file is not None and labels == "classes":
         raise InputError(f"dataset.labels_file={labels_file}: is for dataset.labels=known")
     with input_errors(f"dataset.path={path}"):

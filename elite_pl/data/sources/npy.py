@@ -6,22 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
+from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, channels_last, check_finite, make_arrays, to_labels, to_samples
 from elite_pl.data.rows import Rows
-from elite_pl.data.sources.given import check_known, existing, known
+from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
 RIGHT = "a file that numpy.save writes is right"
 
 
+@checked
 def npy(
     path: str,
     labels_path: str | None,
     test_path: str | None,
     test_labels_path: str | None,
-    labels: str,
-    test_fraction: float,
+    labels: Labels,
+    test_fraction: Fraction,
 ) -> Arrays:
     """Loads samples and labels from files of one array each; samples stay in their file, however many there are.
 
@@ -42,10 +44,6 @@ def npy(
     Raises:
         InputError: If a file is not as described.
     """
-    if labels not in ("known", "classes"):
-        raise InputError(f"dataset.labels={labels}: unknown; known (1, -1, 0) or classes (ids or names)")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
     if labels_path is None and labels == "classes":
         raise InputError("dataset.labels_path=null: dataset.labels=classes takes the classes from there")
     if (test_path is None) != (test_labels_path is None):
@@ -89,7 +87,7 @@ def _load(path: str, on_disk: bool) -> np.ndarray:
 
 
 def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Samples, memory-mapped, once each of them has been looked at; and the shape in which a sample came."""
+    """Samples, memory-mapped, once each of them has been looked at, and the shape of one as it came."""
     with input_errors(f"dataset.{key}={path}"):
         x = _load(path, on_disk=True)
         if 0 in x.shape or x.ndim < 2:
@@ -97,10 +95,8 @@ def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
         to_samples("the array", x[:1])
         for rows in Rows(x).slices():
             to_samples("the array", x[rows])
-        raw_shape = x.shape[1:]
-        if channels_last("the array", x):
-            return x.transpose(0, 3, 1, 2), raw_shape
-        return x[:, None] if x.ndim == 3 else x, raw_shape
+        axes_in_order = x.transpose(0, 3, 1, 2) if channels_last("the array", x) else x[:, None] if x.ndim == 3 else x
+        return axes_in_order, x.shape[1:]
 
 
 def _labels(key: str, path: str, labels: str, n: int) -> np.ndarray:

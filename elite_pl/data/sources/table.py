@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from elite_pl.annotations import at_least, checked
 from elite_pl.data.arrays import Arrays, make_arrays
 from elite_pl.data.encoding import Encoding, Words
-from elite_pl.data.sources.given import check_known, existing, known, relabeled, some
+from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known, relabeled, some
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors
 
@@ -26,16 +27,17 @@ DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%
 RIGHT = "the path of a CSV or Parquet file is right"
 
 
+@checked
 def table(
     path: str,
     test_path: str | None,
-    labels: str,
+    labels: Labels,
     label_column: str | None,
     id_column: str | None,
     drop_columns: list[str],
     labels_file: str | None,
-    max_categories: int,
-    test_fraction: float,
+    max_categories: Annotated[int, at_least(1)],
+    test_fraction: Fraction,
 ) -> Arrays:
     """Loads a table with a row a sample: numbers, words and dates, with gaps.
 
@@ -60,12 +62,6 @@ def table(
     Raises:
         InputError: If a table is not as described, or polars is not installed.
     """
-    if labels not in ("known", "classes"):
-        raise InputError(f"dataset.labels={labels}: unknown; known (normal, anomaly or nothing) or classes")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
-    if max_categories < 1:
-        raise InputError(f"dataset.max_categories={max_categories}: too few; 1 or more")
     if labels == "classes" and (label_column is None or labels_file is not None):
         key = "label_column" if label_column is None else "labels_file"
         raise InputError(f"dataset.{key}: dataset.labels=classes takes the classes from dataset.label_column")
