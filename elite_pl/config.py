@@ -39,12 +39,13 @@ class Config:
     dataset: Any = _key("what to learn from")
     backbone: Any = _key("the networks; auto picks them by the shape of a sample")
     method: Any = _key("the detector")
+    augmentation: Any = _key("random changes of training samples, and views at test time")
     trainer: Any = _key("where it is trained")
     logger: Any = _key("where curves are drawn; history.csv is always written")
     callbacks: Any = _key("what is done besides, at the end of an epoch or a step: Lightning's callbacks, by name")
 
 
-GROUPS = ("dataset", "backbone", "method", "trainer", "logger", "callbacks")
+GROUPS = ("dataset", "backbone", "method", "augmentation", "trainer", "logger", "callbacks")
 
 HELP = """\
 elite_pl: deep anomaly detection when the training data is dirty (ELITE, KDD 2021)

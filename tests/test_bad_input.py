@@ -113,7 +113,7 @@ SPLITS = {
     ("backbone=mlp", "backbone.outputs=1.5"): ("backbone.outputs=1.5", "whole number"),
     ("backbone=mlp", "backbone.hidden=64"): ("backbone.hidden=64", "a list"),
     ("backbone=mlp", "backbone.hidden=[a]"): ("backbone.hidden=['a']", "a list"),
-    ("backbone=mlp", "backbone.batch_norm=abc"): ("backbone.batch_norm=abc", "true or false"),
+    ("backbone=mlp", "backbone.norm=abc"): ("backbone.norm=abc", "layer"),
     ("trainer=ddp", "trainer.num_nodes=2"): ("trainer.num_nodes=2", "MASTER_ADDR, MASTER_PORT, NODE_RANK"),
     ("label_ratio=0", "method=deep_svdd", "method.margin=max_labeled"): ("method.margin=max_labeled",),
 }

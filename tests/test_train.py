@@ -129,9 +129,7 @@ def test_a_sweep_goes_on_after_a_job_that_fails(command):
 
 def test_both_meta_gradients_give_the_same_run(command):
     found = [
-        results(command(f"method.meta_gradient={how}", "backbone=mlp", "backbone.batch_norm=false", *SHORT).directory)[
-            0
-        ]
+        results(command(f"method.meta_gradient={how}", "backbone=mlp", "backbone.norm=none", *SHORT).directory)[0]
         for how in ("jvp", "virtual_step")
     ]
     assert found[0]["test/auroc"] == pytest.approx(found[1]["test/auroc"], abs=1e-3)

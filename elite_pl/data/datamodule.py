@@ -19,6 +19,7 @@ class Batch(TypedDict):
 
     Attributes:
         unlabeled: Samples, shape (n, ...); one of several processes has its shard of them only.
+        unchanged: The same before augmentation.
         index: Their positions among the unlabeled samples, shape (n,).
         truth: Their true labels, +1 or -1, shape (n,): for the oracle and for diagnostics, never for a real method.
         labeled: Labeled samples, shape (m, ...).
@@ -26,6 +27,7 @@ class Batch(TypedDict):
     """
 
     unlabeled: Tensor
+    unchanged: Tensor
     index: Tensor
     truth: Tensor
     labeled: Tensor
@@ -86,8 +88,10 @@ class TrainingBatches:
             if data.labeled_batch_size is not None:
                 drawn = balanced_draw(data.labeled_y.cpu(), data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
+            unlabeled = data.unlabeled[index[distributed.shard(len(index))]]
             yield Batch(
-                unlabeled=data.unlabeled[index[distributed.shard(len(index))]],
+                unlabeled=unlabeled,
+                unchanged=unlabeled,
                 index=index,
                 truth=data.truth[index],
                 labeled=labeled,

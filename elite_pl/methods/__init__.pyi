@@ -7,6 +7,7 @@ from elite_pl.methods.elite import Elite as Elite
 from elite_pl.methods.isolation_forest import IsolationForest as IsolationForest
 from elite_pl.methods.labels_only import LabelsOnly as LabelsOnly
 from elite_pl.methods.loe import LatentOutlierExposure as LatentOutlierExposure
+from elite_pl.methods.mean_teacher import MeanTeacher as MeanTeacher
 from elite_pl.methods.ocsvm import Ocsvm as Ocsvm
 from elite_pl.methods.oracle import Oracle as Oracle
 from elite_pl.methods.pu_svdd import PuSvdd as PuSvdd

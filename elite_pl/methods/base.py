@@ -12,17 +12,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from elite_pl import distributed, seeding
 from elite_pl.algorithm import losses
+from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.algorithm.batchnorm import STATISTICS, calibrate, frozen_statistics, repeated_pass, running_statistics
 from elite_pl.algorithm.metrics import RocAuc
 from elite_pl.data.datamodule import Batch, PollutedData, Samples
 from elite_pl.errors import InputError, TrainingError
 from elite_pl.methods.pretraining import pretrain
 from elite_pl.models.networks import Backbone
-from elite_pl.models.scores import Score
+from elite_pl.models.scores import MeanOverViews, Score
 
 MARGINS = ("mean_initial", "max_labeled")
 COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they say nothing
@@ -69,9 +71,14 @@ class BaseDetector(nn.Module):
         """What the fit has set or chosen, for `metrics.json`."""
         return {}
 
+    @property
+    def scorer(self) -> Score:
+        """The module that scores new samples."""
+        return self.score
+
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        return self.score(sample)
+        return self.scorer(sample)
 
     @torch.no_grad()
     def score_samples(self, samples: Samples) -> Tensor:
@@ -136,7 +143,13 @@ class Detector(BaseDetector, pl.LightningModule):
         labeled_statistics: What batch normalisation uses in a pass over the labeled batch: its own (`"batch"`) or the
             `"running"` statistics, neither of which moves the running ones, or those that it has in common with the
             unlabeled batch (`"joint"`): both then go through in one pass.
+        labeled_copies: How often each labeled sample stands in the labeled batch, every copy changed by itself.
+        average_decay: Of the running mean of the weights, which then scores in their place; after t steps it is at most
+            t / (t + 10), so that the first weights are soon forgotten. None for the weights themselves.
         pretrained: File that keeps the pre-trained weights for other methods on this split; None for none.
+        augmentation: Changes the samples of training and pre-training; None for none.
+        views: What it draws for the views whose scores are averaged at test time, shape (views, width); None for the
+            samples themselves.
 
     Attributes:
         clipping: `trainer.gradient_clip_val` and its algorithm, `"norm"` or `"value"`; None for none.
@@ -167,7 +180,11 @@ class Detector(BaseDetector, pl.LightningModule):
         pretrain_milestone: int | None,
         margin: str | float,
         labeled_statistics: str,
+        labeled_copies: int,
+        average_decay: float | None,
         pretrained: Path | None = None,
+        augmentation: Augmentation | None = None,
+        views: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not (margin in MARGINS if isinstance(margin, str) else margin > 0):
@@ -182,6 +199,10 @@ class Detector(BaseDetector, pl.LightningModule):
             raise InputError(f"method.pretrain_weight_decay={pretrain_weight_decay}: must not be negative")
         if pretrain_milestone is not None and not pretrain_milestone >= 1:
             raise InputError(f"method.pretrain_milestone={pretrain_milestone}: must be an epoch from 1, or null")
+        if not labeled_copies >= 1:
+            raise InputError(f"method.labeled_copies={labeled_copies}: must be at least 1")
+        if average_decay is not None and not 0 <= average_decay < 1:
+            raise InputError(f"method.average_decay={average_decay}: must be in [0, 1), or null")
         self.automatic_optimization = False
         self.name, self.backbone = name, backbone
         self.score = score(backbone)
@@ -193,6 +214,10 @@ class Detector(BaseDetector, pl.LightningModule):
             "milestone": pretrain_milestone,
         }
         self.margin_rule, self.labeled_statistics, self.pretrained = margin, labeled_statistics, pretrained
+        self.labeled_copies, self.augmentation, self.views = labeled_copies, augmentation, views
+        self.averaged = None
+        if average_decay is not None:
+            self.averaged = AveragedModel(self.score, avg_fn=running_mean(average_decay), use_buffers=True)
         self.register_buffer("margin", torch.zeros(()))
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
         self.roc_auc = RocAuc(sync_on_compute=False)  # every process gets the scores of all
@@ -245,7 +270,7 @@ class Detector(BaseDetector, pl.LightningModule):
         """Initialises the network, the center and the margin from all training samples, without their labels."""
         for network in (self.backbone.encoder, self.backbone.decoder):
             network.to(self.device)
-        pretrain(self.backbone, data, **self.pretraining, cache=self.pretrained)
+        pretrain(self.backbone, data, **self.pretraining, augmentation=self.augmentation, cache=self.pretrained)
         self.calibrate(data)
         with torch.no_grad():
             self.score.eval()
@@ -259,6 +284,8 @@ class Detector(BaseDetector, pl.LightningModule):
             self.margin.copy_(losses.margin_max_labeled(initial[len(data.unlabeled) :]))
         else:
             self.margin.fill_(float(self.margin_rule))
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(self.score.state_dict())
 
     def calibrate(self, data: PollutedData) -> None:
         """Measures the running statistics afresh over all training samples; see `batchnorm.calibrate`."""
@@ -270,7 +297,7 @@ class Detector(BaseDetector, pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step."""
-        loss = self.loss(batch)
+        loss = self.loss(self.augmented(batch))
         self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss)
         self.observe(loss=loss)
         if batch_idx == int(self.trainer.num_training_batches) - 1:
@@ -295,6 +322,32 @@ class Detector(BaseDetector, pl.LightningModule):
         if self.clipping is not None:
             self.clip_gradients(optimizer, *self.clipping)
         optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.score)
+
+    def augmented(self, batch: Batch) -> Batch:
+        """The batch with its samples changed at random, and the labeled ones in several copies."""
+        if self.augmentation is None and self.labeled_copies == 1:
+            return batch
+        y = batch["labeled_y"].repeat(self.labeled_copies)
+        labeled = batch["labeled"].repeat(self.labeled_copies, *[1] * (batch["labeled"].ndim - 1))
+        n = len(batch["index"])
+        changed = {"labeled": self.augment(labeled, "labeled", len(y)), "labeled_y": y}
+        return cast(Batch, {**batch, "unlabeled": self.augment(batch["unlabeled"], "unlabeled", n), **changed})
+
+    def augment(self, sample: Tensor, purpose: str, n: int) -> Tensor:
+        """Changes samples at random, in a way that only the step, the purpose and their places decide.
+
+        Args:
+            sample: This process's shard of n samples, or all of them.
+            purpose: What they are for; each purpose has its own random numbers.
+            n: The size of the whole batch.
+        """
+        if self.augmentation is None:
+            return sample
+        generator = seeding.generator(self.data.seed, "augmentation", purpose, self.global_step)
+        draws = self.augmentation.draw(n, tuple(sample.shape[1:]), generator)
+        return self.augmentation.apply(sample, draws if len(sample) == n else draws[distributed.shard(n)])
 
     @property
     def learning_rate(self) -> float:
@@ -356,6 +409,14 @@ class Detector(BaseDetector, pl.LightningModule):
 
     # Scoring
 
+    @property
+    def scorer(self) -> Score:
+        """What scores: the score with averaged weights, over the views, as far as there are any."""
+        score = self.score if self.averaged is None else cast(Score, self.averaged.module)
+        if self.views is None or self.augmentation is None:
+            return score
+        return MeanOverViews(score, self.augmentation, self.views)
+
     def facts(self) -> dict[str, float]:
         """The margin."""
         return {"train/margin": float(self.margin)}
@@ -381,6 +442,16 @@ class Detector(BaseDetector, pl.LightningModule):
         if not torch.isfinite(score).all():
             raise TrainingError(f"step {self.global_step}: a score is not finite; the learning rate is likely too high")
         return score
+
+
+def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The update of averaged weights: `w̄ + (1 - β)(w - w̄)` with `β = min(decay, t / (t + 10))` after t steps."""
+
+    def update(mean: Tensor, new: Tensor, steps: Tensor | int) -> Tensor:
+        t = float(steps)
+        return mean + (1 - min(decay, t / (t + 10))) * (new - mean)
+
+    return update
 
 
 def collapsed(score: Tensor) -> bool:

@@ -4,6 +4,7 @@ from elite_pl.models.networks import lenet as lenet
 from elite_pl.models.networks import mlp as mlp
 from elite_pl.models.networks import strided as strided
 from elite_pl.models.scores import Hypersphere as Hypersphere
+from elite_pl.models.scores import Readout as Readout
 from elite_pl.models.scores import Reconstruction as Reconstruction
 from elite_pl.models.scores import RobustSubspace as RobustSubspace
 from elite_pl.models.scores import ScalarHead as ScalarHead

@@ -7,7 +7,7 @@ normalisation, because either would let the network map everything to the center
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +16,9 @@ from elite_pl.errors import InputError
 
 EPSILON = 1e-4  # of batch normalisation, as in Deep SAD
 SLOPE = 0.01  # of the leaky rectifiers
+
+
+Norm = Literal["batch", "layer", "none"]
 
 
 class Backbone(NamedTuple):
@@ -34,20 +37,37 @@ class Backbone(NamedTuple):
     outputs: int
 
 
-def auto(sample_shape: tuple[int, ...]) -> Backbone:
+def norm_layer(norm: Norm, features: int, images: bool = False) -> tuple[nn.Module, ...]:
+    """The layer that normalises hidden features, without scale and shift; nothing for `"none"`.
+
+    Args:
+        norm: `"batch"`, each feature (or channel) over the batch, with running statistics for evaluation; `"layer"`,
+            each sample over all its features: then no sample depends on the others of its batch.
+        features: Their number, or that of the channels.
+        images: Whether they are images (n, channels, height, width) and not vectors.
+    """
+    if norm == "none":
+        return ()
+    if norm == "layer":
+        return (nn.GroupNorm(1, features, eps=EPSILON, affine=False),)
+    return ((nn.BatchNorm2d if images else nn.BatchNorm1d)(features, affine=False, eps=EPSILON),)
+
+
+def auto(sample_shape: tuple[int, ...], norm: Norm = "batch") -> Backbone:
     """The backbone that fits a sample: an MLP for a vector, a LeNet for an image.
 
     Args:
         sample_shape: (features,) or (channels, height, width).
+        norm: See `norm_layer`.
     """
-    return mlp(sample_shape) if len(sample_shape) == 1 else lenet(sample_shape)
+    return mlp(sample_shape, norm=norm) if len(sample_shape) == 1 else lenet(sample_shape, norm=norm)
 
 
 def mlp(
     sample_shape: tuple[int, ...],
     hidden: tuple[int, ...] = (128, 64),
     outputs: int = 32,
-    batch_norm: bool = True,
+    norm: Norm = "batch",
 ) -> Backbone:
     """A multi-layer perceptron over the flattened sample.
 
@@ -55,7 +75,7 @@ def mlp(
         sample_shape: Shape of one sample.
         hidden: Width of each hidden layer of the encoder; the decoder mirrors them.
         outputs: k, the number of the encoder's outputs.
-        batch_norm: Whether hidden layers are normalised.
+        norm: How hidden layers are normalised, see `norm_layer`.
     """
     widths = (math.prod(sample_shape), *hidden, outputs)
     if min(widths) < 1:
@@ -66,9 +86,7 @@ def mlp(
         for i, (before, after) in enumerate(pairwise(widths)):
             modules.append(nn.Linear(before, after, bias=False))
             if i < len(widths) - 2:
-                if batch_norm:
-                    modules.append(nn.BatchNorm1d(after, affine=False, eps=EPSILON))
-                modules.append(nn.LeakyReLU(SLOPE))
+                modules += [*norm_layer(norm, after), nn.LeakyReLU(SLOPE)]
         return modules
 
     encoder = nn.Sequential(nn.Flatten(), *layers(widths))
@@ -88,6 +106,7 @@ def lenet(
     channels: tuple[int, ...] | None = None,
     outputs: int | None = None,
     hidden: int | None = None,
+    norm: Norm = "batch",
 ) -> Backbone:
     """A LeNet: blocks of a 5x5 convolution and a pooling that halves the image, then a linear layer.
 
@@ -97,6 +116,7 @@ def lenet(
             as many blocks as leave 4 to 7 pixels of the shorter side, of 16, 32, 64 ... at most 128 channels.
         outputs: k, the encoder's outputs, a multiple of 16. Default: 32 (28x28 gray), 128 (32x32 colour), otherwise 64.
         hidden: Width of a linear layer before the last one. Default: none.
+        norm: How hidden layers are normalised, see `norm_layer`.
 
     Raises:
         InputError: If the sample is no image, or too small for a LeNet.
@@ -127,7 +147,7 @@ def lenet(
     for before, after in zip((image_channels, *channels), channels, strict=False):
         encoder.extend((
             nn.Conv2d(before, after, 5, padding=2, bias=False),
-            nn.BatchNorm2d(after, affine=False, eps=EPSILON),
+            *norm_layer(norm, after, images=True),
             nn.MaxPool2d(2),
             nn.LeakyReLU(SLOPE),  # after the pooling: the same function at a quarter of the cost
         ))  # fmt: skip
@@ -135,7 +155,7 @@ def lenet(
     if hidden:
         encoder.extend((
             nn.Linear(flat, hidden, bias=False),
-            nn.BatchNorm1d(hidden, affine=False, eps=EPSILON),
+            *norm_layer(norm, hidden),
             nn.LeakyReLU(SLOPE),
         ))  # fmt: skip
     encoder.append(nn.Linear(hidden or flat, outputs, bias=False))
@@ -146,7 +166,7 @@ def lenet(
         decoder.extend((
             Resize(sides),
             nn.ConvTranspose2d(before, after, 5, padding=2, bias=False),
-            nn.BatchNorm2d(after, affine=False, eps=EPSILON),
+            *norm_layer(norm, after, images=True),
             nn.LeakyReLU(SLOPE),
         ))  # fmt: skip
     decoder.extend((

@@ -1,11 +1,13 @@
 """Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.algorithm.losses import center_of
 from elite_pl.errors import InputError
 from elite_pl.models.networks import Backbone
@@ -95,6 +97,29 @@ class ScalarHead(Score):
         return self.head(self.encoder(sample)).squeeze(1)
 
 
+class Readout(Score):
+    """A linear function of the encoder's output, learned and kept positive: `Ω(x) = log(1 + exp(<w, φ(x)> + b))`.
+
+    Unlike the distance to a center it may look along one direction only, and can fit any linear boundary, so nothing
+    but the loss holds the scores of all samples together.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+        initial: Standard deviation of the initial `<w, φ>` per unit length of φ: small, so that all scores start alike.
+    """
+
+    def __init__(self, backbone: Backbone, initial: float = 0.1) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.head = nn.Linear(backbone.outputs, 1)
+        nn.init.normal_(self.head.weight, std=initial / math.sqrt(backbone.outputs))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return functional.softplus(self.head(self.encoder(sample)).squeeze(1))
+
+
 class RobustSubspace(Score):
     """What an autoencoder fails to reproduce whose code is held in a linear subspace of d dimensions.
 
@@ -143,6 +168,28 @@ class RobustSubspace(Score):
         if self.distance == "cosine":
             return 1 - functional.cosine_similarity(x, reconstruction)
         return torch.linalg.vector_norm(reconstruction - x, dim=1)
+
+
+class MeanOverViews(Score):
+    """The mean score of several views of each sample, the same changes for all samples.
+
+    Args:
+        score: Ω.
+        augmentation: Makes the views.
+        views: What it draws for each of them, shape (views, width).
+    """
+
+    views: Tensor
+
+    def __init__(self, score: nn.Module, augmentation: Augmentation, views: Tensor) -> None:
+        super().__init__()
+        self.score, self.augmentation = score, augmentation
+        self.register_buffer("views", views)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        drawn = (view.expand(len(sample), -1) for view in self.views)
+        return torch.stack([self.score(self.augmentation.apply(sample, draws)) for draws in drawn]).mean(0)
 
 
 class Fitted(Score):

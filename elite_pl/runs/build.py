@@ -84,7 +84,12 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         modules = nn.ModuleList([backbone.encoder, backbone.decoder]).modules()
         if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
             raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
-        detector = construct("method", make, backbone=backbone, pretrained=pretrained)
+        options: dict[str, Any] = {"backbone": backbone, "pretrained": pretrained}
+        if config.augmentation is not None and config.augmentation.get("_target_") is not None:
+            augmentation = construct("augmentation", instantiate("augmentation", config.augmentation))
+            views = construct("augmentation", augmentation.views, sample_shape) if augmentation.test_views else None
+            options |= {"augmentation": augmentation, "views": views}
+        detector = construct("method", make, **options)
         # Made only to see them refused.
         optimizer = construct("method.optimizer", detector.make_optimizer, detector.score.parameters())
         if detector.make_scheduler is not None:
@@ -134,6 +139,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
     resolved = plain(config)
     identity = {
         "backbone": resolved["backbone"],
+        "augmentation": resolved["augmentation"],
         "pretrain": {key: value for key, value in resolved["method"].items() if key.startswith("pretrain_")},
         "preprocessing": [resolved["dataset"][key] for key in ("size", "scaling")],
         "batches": [data.batch_size, config.seed],

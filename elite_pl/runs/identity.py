@@ -39,6 +39,10 @@ BEFORE: dict[str, object] = {
     "trainer.limit_val_batches": None,
     "trainer.max_steps": -1,
     "trainer.max_time": None,
+    "backbone.norm": "batch",
+    "augmentation": {"_target_": None},
+    "method.labeled_copies": 1,
+    "method.average_decay": None,
     "callbacks": {
         "labeled_loss": {"_target_": "elite_pl.runs.LabeledLoss"},
         "time_left": {"_target_": "elite_pl.runs.TimeLeft"},
@@ -73,6 +77,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
             holder["path"] = _content(Path(path).expanduser())
     if "root" in source and (taken := copy_of(source.get("name", ""), source["root"])):
         dataset["copy"] = _content(taken)
+    backbone = known.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("_target_") == OLD["elite_pl.models.mlp"] and "norm" in backbone:
+        norm = backbone.pop("norm")  # what was `batch_norm`, true or false
+        backbone |= {"norm": norm} if norm == "layer" else {"batch_norm": norm == "batch"}
     for key in BOOKKEEPING:
         _leave_out(known, key)
     for key, value in BEFORE.items():

@@ -27,9 +27,11 @@ class Residual(nn.Module):
 
 
 CASES = {
-    "mlp": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4, batch_norm=False))),
+    "mlp": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4, norm="none"))),
     "mlp, batch norm": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4))),
     "mlp, squared": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4), squared=True)),
+    "mlp, layer norm": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4, norm="layer"))),
+    "lenet, layer norm": ((1, 8, 8), lambda shape: scores.Hypersphere(networks.lenet(shape, (3, 2), 16, norm="layer"))),
     "lenet": ((1, 8, 8), lambda shape: scores.Hypersphere(networks.lenet(shape, (3, 2), 16))),
     "autoencoder": ((1, 9, 7), lambda shape: scores.Reconstruction(networks.lenet(shape, (3, 2), 16))),
     "residual": ((3, 6, 6), lambda shape: Residual()),

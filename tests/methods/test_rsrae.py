@@ -77,9 +77,9 @@ def test_the_orthogonality_error_drives_the_rows_to_be_orthonormal():
 # --------------------------------------------------------------------------------------------------------------- score
 
 
-def score_of(distance="cosine", unit_code=True, initial="orthogonal", batch_norm=True):
+def score_of(distance="cosine", unit_code=True, initial="orthogonal", norm="batch"):
     torch.manual_seed(0)
-    return scores.RobustSubspace(networks.mlp((9,), (8, 6), 5, batch_norm), 3, distance, unit_code, initial)
+    return scores.RobustSubspace(networks.mlp((9,), (8, 6), 5, norm), 3, distance, unit_code, initial)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "norm"])
@@ -112,7 +112,7 @@ def test_elite_runs_on_it(command):
 def test_scores_by_hand():
     sample = torch.rand(4, 9)
     for unit_code in (True, False):
-        cosine, norm = (score_of(distance, unit_code, batch_norm=False) for distance in ("cosine", "norm"))
+        cosine, norm = (score_of(distance, unit_code, norm="none") for distance in ("cosine", "norm"))
         code = cosine.encoder(sample) @ cosine.subspace.T
         code = code / code.norm(dim=1, keepdim=True) if unit_code else code
         x_hat = cosine.decoder(code @ cosine.lift.weight.T)

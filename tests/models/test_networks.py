@@ -57,8 +57,8 @@ def test_the_strided_autoencoder_refuses_other_images():
             networks.strided(shape, None)
 
 
-def test_mlp_without_batch_norm():
-    backbone = networks.mlp((10,), (8,), 4, batch_norm=False)
+def test_mlp_without_a_norm():
+    backbone = networks.mlp((10,), (8,), 4, norm="none")
     assert not any("BatchNorm" in type(m).__name__ for m in (*backbone.encoder.modules(), *backbone.decoder.modules()))
 
 
@@ -66,3 +66,10 @@ def test_mlp_without_batch_norm():
 def test_lenet_refuses_what_is_no_image(shape):
     with pytest.raises(InputError, match="4x4"):
         networks.lenet(shape)
+
+
+@pytest.mark.parametrize("shape", [(10,), (1, 8, 8)], ids=str)
+def test_with_a_norm_by_sample_no_sample_depends_on_the_others(shape):
+    encoder, sample = networks.auto(shape, norm="layer").encoder, torch.rand(6, *shape)
+    torch.testing.assert_close(encoder(sample)[:2], encoder(sample[:2]))
+    assert not [m for m in encoder.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]

@@ -49,7 +49,7 @@ def test_the_labeled_loss_is_the_hinge_of_the_detector(command, method):
 
 
 def test_the_labeled_loss_changes_nothing(command, monkeypatch):
-    arguments = ("backbone=mlp", "backbone.batch_norm=true", *SHORT)
+    arguments = ("backbone=mlp", "backbone.norm=batch", *SHORT)
     seen = command(*arguments, "output_dir=seen").directory
     unseen = command(*arguments, "output_dir=unseen", "~callbacks.labeled_loss").directory
     assert "labeled/loss" in history_of(seen)[0] and "labeled/loss" not in history_of(unseen)[0]

@@ -22,7 +22,7 @@ from elite_pl.algorithm.batchnorm import batch_norms, running_statistics
 from elite_pl.methods import elite
 from elite_pl.methods.base import Detector
 
-NO_BATCH_NORM = ("backbone=mlp", "backbone.batch_norm=false", "threads=1", "method.pretrain_epochs=1")
+NO_BATCH_NORM = ("backbone=mlp", "backbone.norm=none", "threads=1", "method.pretrain_epochs=1")
 SGD = ("method.optimizer._target_=torch.optim.SGD", "method.optimizer.lr=0.01")
 STEPS = ("epochs=13", "trainer.check_val_every_n_epoch=13")  # 4 steps an epoch
 
