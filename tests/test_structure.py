@@ -34,7 +34,8 @@ PLACES = {
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
     "sklearn": {"data.sources.embedded", "methods.isolation_forest", "methods.ocsvm"},
-    "torchvision": {"data.sources.torchvision_sets"},
+    "timm": {"models.pretrained"},
+    "torchvision": {"data.sources.torchvision_sets", "models.pretrained"},
     "wandb": {"runs.loggers", "report.dashboard"},
 }
 OUTSIDE_OF_ALGORITHM = {"torch", "torchmetrics", "numpy"}

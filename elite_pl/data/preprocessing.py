@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from elite_pl.errors import InputError
 
-SCALINGS = ("unit", "gcn")
+SCALINGS = ("unit", "standard", "gcn")
 
 
 class Preprocessing(NamedTuple):
@@ -50,10 +50,10 @@ def preprocessing(training: np.ndarray, size: int | None, scaling: str | list[fl
         training: All training samples as stored, shape (n, ...).
         size: Pixels of the sides that images are resized to; None leaves them as they are.
         scaling: `"unit"`: pixels (uint8) become [0, 1], floats that lie there stay as they are, other vectors are
-            standardised feature by feature with mean and standard deviation of the training samples. `"gcn"`: global
-            contrast normalisation, then the smallest and largest value in the training samples become 0 and 1, as in
-            Ruff et al., "Deep One-Class Classification", ICML 2018. A pair of numbers: mean and standard deviation of
-            pixels in [0, 1].
+            standardised feature by feature with mean and standard deviation of the training samples. `"standard"`: as
+            `"unit"`, and vectors are standardised wherever they lie. `"gcn"`: global contrast normalisation, then the
+            smallest and largest value in the training samples become 0 and 1, as in Ruff et al., "Deep One-Class
+            Classification", ICML 2018. A pair of numbers: mean and standard deviation of pixels in [0, 1].
 
     Raises:
         InputError: If samples are no images and an image is needed, or the values mean nothing.
@@ -62,7 +62,7 @@ def preprocessing(training: np.ndarray, size: int | None, scaling: str | list[fl
     if size is not None and not (image and isinstance(size, int) and size >= 4):
         raise InputError(f"dataset.size={size}: needs images and 4 pixels or more; samples are {training.shape[1:]}")
     if isinstance(scaling, str) and scaling not in SCALINGS:
-        raise InputError(f"dataset.scaling={scaling}: must be unit, gcn, or [mean, standard deviation] of the pixels")
+        raise InputError(f"dataset.scaling={scaling}: must be {', '.join(SCALINGS)}, or [mean, standard deviation]")
     if scaling == "gcn":
         if not image:
             raise InputError(f"dataset.scaling=gcn: needs images; samples are vectors of {training.shape[1]} features")
@@ -73,11 +73,11 @@ def preprocessing(training: np.ndarray, size: int | None, scaling: str | list[fl
     if not isinstance(scaling, str):
         numbers = isinstance(scaling, list) and all(isinstance(value, int | float) for value in scaling)
         if not (numbers and image and len(scaling) == 2 and scaling[1] > 0):
-            rule = "must be unit, gcn, or [mean, standard deviation > 0] of the pixels of images"
+            rule = "must be unit, standard, gcn, or [mean, standard deviation > 0] of the pixels of images"
             raise InputError(f"dataset.scaling={scaling}: {rule}")
         mean, deviation = (torch.as_tensor(value * highest, dtype=dtype) for value in scaling)
         return Preprocessing(size, False, mean, deviation)
-    if training.dtype == np.uint8 or (training.min() >= 0 and training.max() <= 1):
+    if image or (scaling == "unit" and training.min() >= 0 and training.max() <= 1):
         return Preprocessing(size, False, torch.zeros((), dtype=dtype), torch.full((), highest, dtype=dtype))
     spread = training.std(axis=0, dtype=np.float64)
     spread[spread == 0] = 1  # a constant feature

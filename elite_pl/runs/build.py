@@ -15,12 +15,15 @@ from torch import nn
 from elite_pl import seeding
 from elite_pl.config import Config, instantiate, plain
 from elite_pl.data import splits
-from elite_pl.data.arrays import resolve_class
+from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.features import FrozenFeatures
+from elite_pl.data.preprocessing import preprocessing
 from elite_pl.errors import InputError
 from elite_pl.methods.base import BaseDetector
+from elite_pl.models.pretrained import Features
 from elite_pl.runs.callbacks import History, SameRun
-from elite_pl.runs.identity import digest
+from elite_pl.runs.identity import by_content, digest
 from elite_pl.runs.spec import RunSpec
 
 # What Lightning leaves to manual optimization, and is done by `Detector`.
@@ -52,6 +55,11 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None) -> Pollut
             labeled_from=config.dataset.labeled_from,
             class_names=arrays.class_names,
         )
+    size, scaling = config.dataset.size, plain(config.dataset)["scaling"]
+    if (features := frozen_features(config, arrays)) is not None:
+        make_detector(config, (features.network.outputs,))  # what it refuses is told before minutes of computing
+        arrays = features.in_place_of_images(arrays, split, Path(config.output_dir) / "features")
+        size, scaling = None, "standard"
     if held_out is not None:
         split, held = splits.hold_out(split, *held_out)
         arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held])
@@ -59,12 +67,34 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None) -> Pollut
         arrays,
         split,
         normal_class=normal_class,
-        size=config.dataset.size,
-        scaling=plain(config.dataset)["scaling"],
+        size=size,
+        scaling=scaling,
         batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
         labeled_batch_size=config.labeled_batch_size,
         seed=config.seed,
+        features=features,
     )
+
+
+def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
+    """What maps images to the features of a frozen backbone; None for a backbone that is trained.
+
+    Raises:
+        InputError: If the data are no images as it needs them, or there is no such network.
+    """
+    if config.backbone.get("_target_") != "elite_pl.models.pretrained_network":
+        return None
+    given = instantiate("backbone", config.backbone).keywords
+    if arrays.x_train.ndim != 4:
+        raise InputError(f"backbone.model={given['model']}: needs images; samples are {arrays.x_train.shape[1:]}")
+    if (scaling := config.dataset.scaling) not in ("unit", "standard"):
+        raise InputError(f"dataset.scaling={scaling}: backbone.model={given['model']} scales pixels itself; use unit")
+    if not given["frozen"]:
+        return None
+    images = preprocessing(arrays.x_train[:1], config.dataset.size, "unit")
+    device = torch.device("cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    network = Features(given["library"], given["model"], given["weights"], given["image_size"])
+    return FrozenFeatures(network.float().to(device), images, device)
 
 
 def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None = None) -> BaseDetector:
@@ -137,6 +167,7 @@ def step_settings(config: Config) -> dict[str, Any]:
 def pretrained_file(config: Config, data: PollutedData) -> Path:
     """Where the pre-trained weights lie that all methods on one split and network share."""
     resolved = plain(config)
+    by_content(resolved["backbone"], "weights")
     identity = {
         "backbone": resolved["backbone"],
         "augmentation": resolved["augmentation"],

@@ -60,8 +60,8 @@ def digest(obj: object) -> str:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The identity of a run: what its numbers depend on, and nothing else.
 
-    A file of one's own (`dataset.path`, or a copy of CIFAR-10) counts by its content, so another file at the same place
-    is another run and a moved file is the same one.
+    A file of one's own (`dataset.path`, `backbone.weights`, or a copy of CIFAR-10) counts by its content, so another
+    file at the same place is another run and a moved file is the same one.
 
     Args:
         config: The resolved config as plain dictionaries, lists and scalars.
@@ -73,8 +73,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     dataset = known.get("dataset", {})
     source = dataset.get("source", {})
     for holder in (dataset, source):  # the group's key, and the constructor's argument that repeats it
-        if (path := holder.get("path")) and Path(path).expanduser().is_file():
-            holder["path"] = _content(Path(path).expanduser())
+        by_content(holder, "path")
+    by_content(known.get("backbone"), "weights")
     if "root" in source and (taken := copy_of(source.get("name", ""), source["root"])):
         dataset["copy"] = _content(taken)
     backbone = known.get("backbone")
@@ -86,6 +86,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
     for key, value in BEFORE.items():
         _leave_out(known, key, value)
     return digest(known)
+
+
+def by_content(node: Any, key: str) -> None:
+    """Puts the content of a file in the place of its path, if a node has such a key and there is such a file."""
+    path = node.get(key) if isinstance(node, dict) else None
+    if isinstance(path, str) and path and Path(path).expanduser().is_file():
+        node[key] = _content(Path(path).expanduser())
 
 
 def _leave_out(config: dict[str, Any], key: str, *values: object) -> None:
