@@ -14,11 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.quasirandom import SobolEngine
 
+from elite_pl.annotations import Count, NotNegative, Share, argument_kinds, check
+
 
 class Augmentation(ABC):
     """What changes samples at random."""
 
     test_views: int
+
+    def __post_init__(self) -> None:
+        check(vars(self), argument_kinds(type(self)))
 
     @abstractmethod
     def width(self, sample_shape: tuple[int, ...]) -> int:
@@ -68,21 +73,12 @@ class Affine(Augmentation):
         torch.Size([4, 1, 8, 8])
     """
 
-    shift: float = 0.0
-    rotation: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
+    shift: NotNegative = 0.0
+    rotation: NotNegative = 0.0
+    scale: Share = 0.0
+    shear: NotNegative = 0.0
     flip: bool = False
-    test_views: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("shift", "rotation", "shear"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must not be negative, nor infinite")
-        if not 0 <= self.scale < 1:
-            raise ValueError(f"scale={self.scale}: must be in [0, 1)")
-        if not self.test_views >= 0:
-            raise ValueError(f"test_views={self.test_views}: must not be negative")
+    test_views: Count = 8
 
     def width(self, sample_shape: tuple[int, ...]) -> int:
         """Shift in two directions, rotation, scale, shear, mirror."""
@@ -119,13 +115,8 @@ class FeatureNoise(Augmentation):
         ValueError: If a value is negative.
     """
 
-    noise: float = 0.1
-    test_views: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("noise", "test_views"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must not be negative, nor infinite")
+    noise: NotNegative = 0.1
+    test_views: Count = 0
 
     def width(self, sample_shape: tuple[int, ...]) -> int:
         """A number for each feature."""

@@ -6,7 +6,7 @@ A method (`elite_pl/methods/`) adds its loss, and nothing else; one without a gr
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -18,15 +18,15 @@ from torch.utils.checkpoint import checkpoint
 from elite_pl import distributed, seeding
 from elite_pl.algorithm import losses
 from elite_pl.algorithm.augmentation import Augmentation
-from elite_pl.algorithm.batchnorm import STATISTICS, calibrate, frozen_statistics, repeated_pass, running_statistics
+from elite_pl.algorithm.batchnorm import calibrate, frozen_statistics, repeated_pass, running_statistics
 from elite_pl.algorithm.metrics import RocAuc
+from elite_pl.annotations import Count, NotNegative, Positive, Share, at_least, checked
 from elite_pl.data.datamodule import Batch, PollutedData, Samples
-from elite_pl.errors import InputError, TrainingError
+from elite_pl.errors import LabelError, TrainingError
 from elite_pl.methods.pretraining import pretrain
 from elite_pl.models.networks import Backbone
 from elite_pl.models.scores import MeanOverViews, Score
 
-MARGINS = ("mean_initial", "max_labeled")
 COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they say nothing
 
 
@@ -58,14 +58,13 @@ class BaseDetector(nn.Module):
         """Refuses data that the method cannot learn from.
 
         Raises:
-            InputError: If there are none of the labels that the method needs.
+            LabelError: If there are none of the labels that the method needs.
+            ValueError: If its arguments do not go with the data.
         """
         if self.needs_labels and len(data.labeled) == 0:
-            if data.arrays.labels == "known":
-                raise InputError(f"dataset.labels=known: y_train holds no 1 and no -1; method={self.name} needs some")
-            raise InputError(f"label_ratio=0: method={self.name} learns from labels; give label_ratio > 0")
+            raise LabelError(f"{self.name} learns from labels, and there is none")
         if self.needs_labeled_anomalies and not (data.labeled_y < 0).any():
-            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
+            raise LabelError(f"{self.name} learns from labeled anomalies, and there is none")
 
     def facts(self) -> dict[str, float]:
         """What the fit has set or chosen, for `metrics.json`."""
@@ -120,7 +119,7 @@ class BaseDetector(nn.Module):
             TrainingError: If one is not finite.
         """
         if not torch.isfinite(score).all():
-            raise TrainingError(f"method={self.name}: a score is not finite; likely the data hold extreme values")
+            raise TrainingError(f"{self.name}: a score is not finite; likely the data hold extreme values")
         return score
 
 
@@ -156,7 +155,7 @@ class Detector(BaseDetector, pl.LightningModule):
         micro_batches: `trainer.accumulate_grad_batches`, the parts in which a batch goes through the network.
 
     Raises:
-        InputError: If an argument has no such value.
+        ValueError: If an argument is not as annotated, here and in what is derived from it.
     """
 
     needs_backbone = True
@@ -166,6 +165,7 @@ class Detector(BaseDetector, pl.LightningModule):
     clipping: tuple[float, str] | None = None
     micro_batches = 1
 
+    @checked
     def __init__(
         self,
         *,
@@ -174,35 +174,19 @@ class Detector(BaseDetector, pl.LightningModule):
         score: Callable[[Backbone], Score],
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
-        pretrain_epochs: int,
-        pretrain_learning_rate: float,
-        pretrain_weight_decay: float,
-        pretrain_milestone: int | None,
-        margin: str | float,
-        labeled_statistics: str,
-        labeled_copies: int,
-        average_decay: float | None,
+        pretrain_epochs: Count,
+        pretrain_learning_rate: Positive,
+        pretrain_weight_decay: NotNegative,
+        pretrain_milestone: Annotated[int, at_least(1)] | None,
+        margin: Literal["mean_initial", "max_labeled"] | Positive,
+        labeled_statistics: Literal["batch", "running", "joint"],
+        labeled_copies: Annotated[int, at_least(1)],
+        average_decay: Share | None,
         pretrained: Path | None = None,
         augmentation: Augmentation | None = None,
         views: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if not (margin in MARGINS if isinstance(margin, str) else margin > 0):
-            raise InputError(f"method.margin={margin}: must be one of {', '.join(MARGINS)}, or a positive number")
-        if labeled_statistics not in (*STATISTICS, "joint"):
-            raise InputError(f"method.labeled_statistics={labeled_statistics}: must be batch, running or joint")
-        if not pretrain_epochs >= 0:
-            raise InputError(f"method.pretrain_epochs={pretrain_epochs}: must not be negative")
-        if not pretrain_learning_rate > 0:
-            raise InputError(f"method.pretrain_learning_rate={pretrain_learning_rate}: must be positive")
-        if not pretrain_weight_decay >= 0:
-            raise InputError(f"method.pretrain_weight_decay={pretrain_weight_decay}: must not be negative")
-        if pretrain_milestone is not None and not pretrain_milestone >= 1:
-            raise InputError(f"method.pretrain_milestone={pretrain_milestone}: must be an epoch from 1, or null")
-        if not labeled_copies >= 1:
-            raise InputError(f"method.labeled_copies={labeled_copies}: must be at least 1")
-        if average_decay is not None and not 0 <= average_decay < 1:
-            raise InputError(f"method.average_decay={average_decay}: must be in [0, 1), or null")
         self.automatic_optimization = False
         self.name, self.backbone = name, backbone
         self.score = score(backbone)
@@ -257,14 +241,14 @@ class Detector(BaseDetector, pl.LightningModule):
             self.prepared.fill_(True)
 
     def check(self, data: PollutedData) -> None:
-        """Refuses data that the method cannot learn from.
-
-        Raises:
-            InputError: If there are none of the labels that the method needs.
-        """
+        """Refuses data that the method cannot learn from; see `BaseDetector.check`."""
         super().check(data)
         if self.margin_rule == "max_labeled" and len(data.labeled) == 0:
-            raise InputError("method.margin=max_labeled: there is no labeled sample; use mean_initial or a number")
+            raise ValueError("margin=max_labeled: there is no labeled sample; must be mean_initial or a number")
+        alone = self.needs_labels and len(data.labeled) == 1 and self.labeled_statistics == "batch"
+        if alone and running_statistics(self.score):
+            rule = "a single labeled sample has no statistics; label another one, or use running"
+            raise ValueError(f"labeled_statistics=batch: {rule}")
 
     def prepare(self, data: PollutedData) -> None:
         """Initialises the network, the center and the margin from all training samples, without their labels."""
@@ -355,22 +339,30 @@ class Detector(BaseDetector, pl.LightningModule):
         return cast(torch.optim.Optimizer, self.optimizers()).param_groups[0]["lr"]
 
     def of_unlabeled(self, function: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        """What a function of samples (n, ...) gives for each of the whole unlabeled batch, shape (n,).
+        """Applies a per-sample function to the whole unlabeled batch.
 
-        A process has the samples of its shard only, see `distributed.gather`. A micro-batch keeps nothing but its
-        values: its pass is repeated when the gradient reaches it.
+        A process computes the values of its shard, and gathers those of the others. Of a micro-batch nothing but the
+        values is kept: if they have a gradient, it repeats the forward pass.
+
+        Args:
+            function: Maps samples (n, ...) to values (..., n).
+            batch: The batch, of which this process has a shard.
+
+        Returns:
+            The values of the whole batch, shape (..., n).
         """
-        pieces = self.pieces(batch["unlabeled"])
-        if len(pieces) == 1:
+        samples = self.in_micro_batches(batch)
+        if len(samples) == 1:
             own = function(batch["unlabeled"])
         else:
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
-            own = torch.cat([checkpoint(function, piece, **options) for piece in pieces])
+            own = torch.cat([checkpoint(function, sample, **options) for sample in samples], dim=-1)
         return distributed.gather(own, len(batch["index"]))
 
-    def pieces(self, sample: Tensor) -> tuple[Tensor, ...]:
-        """The micro-batches of samples (n, ...), of at least two samples each."""
+    def in_micro_batches(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The micro-batches of this process's unlabeled samples, of at least two samples each."""
+        sample = batch["unlabeled"]
         return sample.tensor_split(max(1, min(self.micro_batches, len(sample) // 2)))
 
     def unlabeled_score(self, batch: Batch) -> Tensor:

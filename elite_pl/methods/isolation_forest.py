@@ -1,14 +1,14 @@
 """Isolation forest: anomalies are soon alone when samples are split at random."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from elite_pl import seeding
+from elite_pl.annotations import at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.shallow import ShallowDetector, training_samples
 from elite_pl.models.scores import IsolationTrees
 
@@ -22,19 +22,15 @@ class IsolationForest(ShallowDetector):
         trees: How many.
         tree_samples: Samples that each tree is grown from; all where there are fewer.
         **detector: See `ShallowDetector`.
-
-    Raises:
-        InputError: If an argument has no such value.
     """
 
     score: IsolationTrees
 
-    def __init__(self, *, trees: int, tree_samples: int, **detector: Any) -> None:
+    @checked
+    def __init__(
+        self, *, trees: Annotated[int, at_least(1)], tree_samples: Annotated[int, at_least(2)], **detector: Any
+    ) -> None:
         super().__init__(score=IsolationTrees(), **detector)
-        if not (isinstance(trees, int) and trees >= 1):
-            raise InputError(f"method.trees={trees}: must be a number of trees, 1 or more")
-        if not (isinstance(tree_samples, int) and tree_samples >= 2):
-            raise InputError(f"method.tree_samples={tree_samples}: must be a number of samples, 2 or more")
         self.trees, self.tree_samples = trees, tree_samples
 
     def fit(self, data: PollutedData) -> None:

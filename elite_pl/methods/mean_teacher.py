@@ -7,6 +7,7 @@ from torch import Tensor
 
 from elite_pl import distributed
 from elite_pl.algorithm.losses import hinge
+from elite_pl.annotations import NotNegative, Positive, Share, checked
 from elite_pl.data.datamodule import Batch
 from elite_pl.methods.base import Detector
 
@@ -26,20 +27,24 @@ class MeanTeacher(Detector):
         temperature: How far from it, in units of C, the teacher is sure.
         warm_up: Epochs at the start that learn from the labels alone.
         ramp: Epochs after these in which the weight of the teacher's verdicts rises to 1.
-        **detector: See `Detector`; `average_decay` must not be None.
+        average_decay: See `Detector`.
+        **detector: See `Detector`.
     """
 
     needs_labels = True
 
-    def __init__(self, *, threshold: float, temperature: float, warm_up: float, ramp: float, **detector: Any) -> None:
-        super().__init__(**detector)
-        if self.averaged is None:
-            raise ValueError("average_decay=None: the teacher has averaged weights; must be a number in [0, 1)")
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: must be positive")
-        for name, value in (("warm_up", warm_up), ("ramp", ramp)):
-            if not value >= 0:
-                raise ValueError(f"{name}={value}: must be a number of epochs, 0 or more")
+    @checked
+    def __init__(
+        self,
+        *,
+        threshold: float,
+        temperature: Positive,
+        warm_up: NotNegative,
+        ramp: NotNegative,
+        average_decay: Share,
+        **detector: Any,
+    ) -> None:
+        super().__init__(average_decay=average_decay, **detector)
         self.threshold, self.temperature, self.warm_up, self.ramp = threshold, temperature, warm_up, ramp
 
     def loss(self, batch: Batch) -> Tensor:

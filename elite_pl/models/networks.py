@@ -5,15 +5,21 @@ published with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and
 normalisation, because either would let the network map everything to the center.
 """
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, ParamSpec
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elite_pl.errors import InputError
+from elite_pl.annotations import Range, checked
 
+P = ParamSpec("P")
+Width = Annotated[int, Range("a whole number from 1 to 1048576", lambda value: 1 <= value <= 2**20)]
+LARGEST = 10**9  # parameters of a backbone; more are a slip of the keyboard, for which memory would not do
 EPSILON = 1e-4  # of batch normalisation, as in Deep SAD
 SLOPE = 0.01  # of the leaky rectifiers
 
@@ -53,6 +59,21 @@ def norm_layer(norm: Norm, features: int, images: bool = False) -> tuple[nn.Modu
     return ((nn.BatchNorm2d if images else nn.BatchNorm1d)(features, affine=False, eps=EPSILON),)
 
 
+def bounded(make: Callable[P, Backbone]) -> Callable[P, Backbone]:
+    """Makes a backbone's constructor refuse one of more than `LARGEST` parameters before there is any memory for it."""
+
+    @functools.wraps(make)
+    def call(*values: P.args, **options: P.kwargs) -> Backbone:
+        with torch.device("meta"):
+            draft = make(*values, **options)
+        size = sum(p.numel() for network in (draft.encoder, draft.decoder) for p in network.parameters())
+        if size > LARGEST:
+            raise ValueError(f"{draft.name} would have {size:.2g} parameters; {LARGEST:.0e} are the most")
+        return make(*values, **options)
+
+    return call
+
+
 def auto(sample_shape: tuple[int, ...], norm: Norm = "batch") -> Backbone:
     """The backbone that fits a sample: an MLP for a vector, a LeNet for an image.
 
@@ -63,10 +84,12 @@ def auto(sample_shape: tuple[int, ...], norm: Norm = "batch") -> Backbone:
     return mlp(sample_shape, norm=norm) if len(sample_shape) == 1 else lenet(sample_shape, norm=norm)
 
 
+@checked
+@bounded
 def mlp(
     sample_shape: tuple[int, ...],
-    hidden: tuple[int, ...] = (128, 64),
-    outputs: int = 32,
+    hidden: Sequence[Width] = (128, 64),
+    outputs: Width = 32,
     norm: Norm = "batch",
 ) -> Backbone:
     """A multi-layer perceptron over the flattened sample.
@@ -78,8 +101,6 @@ def mlp(
         norm: How hidden layers are normalised, see `norm_layer`.
     """
     widths = (math.prod(sample_shape), *hidden, outputs)
-    if min(widths) < 1:
-        raise InputError(f"backbone.hidden={hidden}, backbone.outputs={outputs}: widths must be positive")
 
     def layers(widths: tuple[int, ...]) -> list[nn.Module]:
         modules: list[nn.Module] = []
@@ -101,11 +122,13 @@ PUBLISHED = {
 }
 
 
+@checked
+@bounded
 def lenet(
     sample_shape: tuple[int, ...],
-    channels: tuple[int, ...] | None = None,
-    outputs: int | None = None,
-    hidden: int | None = None,
+    channels: Sequence[Width] | None = None,
+    outputs: Width | None = None,
+    hidden: Width | None = None,
     norm: Norm = "batch",
 ) -> Backbone:
     """A LeNet: blocks of a 5x5 convolution and a pooling that halves the image, then a linear layer.
@@ -119,10 +142,10 @@ def lenet(
         norm: How hidden layers are normalised, see `norm_layer`.
 
     Raises:
-        InputError: If the sample is no image, or too small for a LeNet.
+        ValueError: If the sample is no image, or too small for a LeNet.
     """
     if len(sample_shape) != 3 or min(sample_shape[1:]) < 4:
-        raise InputError(f"backbone=lenet: needs images of at least 4x4 pixels, not samples of shape {sample_shape}")
+        raise ValueError(f"lenet needs images of at least 4x4 pixels, not samples of shape {sample_shape}")
     if channels is None and outputs is None and sample_shape in PUBLISHED:
         name, channels, outputs = PUBLISHED[sample_shape]
     else:
@@ -131,11 +154,9 @@ def lenet(
             blocks = max(1, (min(sample_shape[1:]) // 4).bit_length() - 1)
             channels = tuple(min(16 * 2**i, 128) for i in range(blocks))
     if min(sample_shape[1:]) // 2 ** len(channels) < 1:
-        raise InputError(
-            f"backbone.channels={channels}: {len(channels)} poolings leave nothing of {sample_shape[1:]} pixels"
-        )
+        raise ValueError(f"channels={channels}: {len(channels)} poolings leave nothing of {sample_shape[1:]} pixels")
     if outputs % 16:
-        raise InputError(f"backbone.outputs={outputs}: must be a multiple of 16, the decoder starts from 4x4 pixels")
+        raise ValueError(f"outputs={outputs}: must be a multiple of 16, the decoder starts from 4x4 pixels")
 
     image_channels, *size = sample_shape
     sizes = [
@@ -181,7 +202,9 @@ def lenet(
 RELEASED = {1: ((128, 64, 32), (16, 8)), 3: ((512, 256, 128), (64, 32))}
 
 
-def strided(sample_shape: tuple[int, ...], bottleneck: int | None) -> Backbone:
+@checked
+@bounded
+def strided(sample_shape: tuple[int, ...], bottleneck: Width | None) -> Backbone:
     """A convolutional autoencoder: 4x4 convolutions of stride 2 halve the image three times, transposed ones undo it.
 
     The autoencoder of the ELITE authors' release, by its description: with biases, an output in [-1, 1], and, without
@@ -192,15 +215,13 @@ def strided(sample_shape: tuple[int, ...], bottleneck: int | None) -> Backbone:
         bottleneck: Width of a linear code between encoder and decoder; None for none.
 
     Raises:
-        InputError: If the sample is no such image.
+        ValueError: If the sample is no such image.
     """
     if len(sample_shape) != 3 or sample_shape[0] not in RELEASED or sample_shape[1] % 8 or sample_shape[2] % 8:
-        raise InputError(
-            "backbone=strided: needs gray or colour images with sides that are multiples of 8, not samples of shape "
-            f"{sample_shape}; dataset.size=32 resizes images"
+        raise ValueError(
+            "strided needs gray or colour images with sides that are multiples of 8, such as a size of 32 makes them, "
+            f"not samples of shape {sample_shape}"
         )
-    if bottleneck is not None and not bottleneck >= 1:
-        raise InputError(f"backbone.bottleneck={bottleneck}: must be positive, or null")
     encoder_channels, decoder_channels = RELEASED[sample_shape[0]]
 
     def norm_act(channels: int) -> tuple[nn.Module, ...]:

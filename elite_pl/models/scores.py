@@ -1,7 +1,7 @@
 """Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
 
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.algorithm.losses import center_of
-from elite_pl.errors import InputError
+from elite_pl.annotations import at_least, checked
 from elite_pl.models.networks import Backbone
 
 PIECE = 500  # samples of which a kernel is taken at a time
@@ -137,20 +137,21 @@ class RobustSubspace(Score):
         initial: A at the start: `"orthogonal"`, orthonormal rows, or `"normal"`, independent N(0, 1) as published.
 
     Raises:
-        InputError: If an argument has no such value.
+        ValueError: If an argument is not as annotated, or d is more than D.
     """
 
-    def __init__(self, backbone: Backbone, dimension: int, distance: str, unit_code: bool, initial: str) -> None:
+    @checked
+    def __init__(
+        self,
+        backbone: Backbone,
+        dimension: Annotated[int, at_least(1)],
+        distance: Literal["cosine", "norm"],
+        unit_code: bool,
+        initial: Literal["orthogonal", "normal"],
+    ) -> None:
         super().__init__()
-        if not (isinstance(dimension, int) and 1 <= dimension <= backbone.outputs):
-            raise InputError(
-                f"method.score.dimension={dimension}: must be a whole number from 1 to {backbone.outputs}, the outputs "
-                "of the backbone"
-            )
-        if distance not in ("cosine", "norm"):
-            raise InputError(f"method.score.distance={distance}: must be cosine or norm")
-        if initial not in ("orthogonal", "normal"):
-            raise InputError(f"method.score.initial={initial}: must be orthogonal or normal")
+        if dimension > backbone.outputs:
+            raise ValueError(f"dimension={dimension}: must be at most {backbone.outputs}, the outputs of the backbone")
         self.encoder, self.decoder = backbone.encoder, backbone.decoder
         self.subspace = nn.Parameter(torch.empty(dimension, backbone.outputs))  # A
         nn.init.orthogonal_(self.subspace) if initial == "orthogonal" else nn.init.normal_(self.subspace)
@@ -202,6 +203,16 @@ class Fitted(Score):
                 setattr(self, name, torch.empty_like(kept, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *options)
 
+    def check(self, features: int) -> None:
+        """Refuses buffers that no fit can have left.
+
+        Args:
+            features: Of a flattened sample.
+
+        Raises:
+            ValueError: If they are of such shapes or values.
+        """
+
 
 class KernelExpansion(Fitted):
     """A kernel machine: `Ω(x) = ρ - Σ_i a_i exp(-γ ||x - x_i||²)` over support vectors x_i, on flattened samples.
@@ -231,6 +242,12 @@ class KernelExpansion(Fitted):
         dtype = support.dtype
         self.support, self.coefficient = support[kept], coefficient[kept].to(dtype)
         self.gamma, self.offset = torch.tensor(gamma, dtype=dtype), torch.tensor(offset, dtype=dtype)
+
+    def check(self, features: int) -> None:
+        """Refuses shapes that do not go together."""
+        shapes = [tuple(buffer.shape) for buffer in self.buffers()]
+        if shapes != [(len(self.coefficient), features), (len(self.coefficient),), (), ()]:
+            raise ValueError(f"no support vectors of {features} features have the shapes {shapes}")
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,), in pieces that need little memory."""
@@ -283,6 +300,17 @@ class IsolationTrees(Fitted):
         self.register_buffer("child", torch.zeros(0, 2, dtype=torch.long))
         self.register_buffer("depth", torch.zeros((), dtype=torch.long))
         self.register_buffer("normaliser", torch.ones(()))
+
+    def check(self, features: int) -> None:
+        """Refuses nodes that lead out of their trees, and trees that have no end."""
+        nodes = (len(self.feature),)
+        shapes = [tuple(buffer.shape) for buffer in self.buffers()]
+        whole = all(not buffer.is_floating_point() for buffer in (self.roots, self.feature, self.child, self.depth))
+        if not whole or shapes != [(len(self.roots),), nodes, nodes, nodes, (*nodes, 2), (), ()]:
+            raise ValueError(f"no trees have nodes of the shapes {shapes}")
+        ends = ((self.roots, nodes[0]), (self.child, nodes[0]), (self.feature, features), (self.depth, nodes[0] + 1))
+        if any(not len(node.flatten()) or node.min() < 0 or node.max() >= end for node, end in ends):
+            raise ValueError("nodes lead out of their trees")
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""

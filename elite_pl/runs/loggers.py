@@ -119,7 +119,7 @@ def make_logger(spec: RunSpec) -> Logger | None:
     if not node or node.get("_target_") is None:
         return None
     make = instantiate("logger", node)
-    accepted = signature(make.func).parameters
+    accepted = signature(make.target).parameters
     at_run_time = {"save_dir": spec.directory, "spec": spec}
     try:
         return make(**{key: value for key, value in at_run_time.items() if key in accepted})

@@ -16,7 +16,7 @@ from elite_pl.data import digits
 from elite_pl.methods import ssad
 from elite_pl.methods.isolation_forest import copy_trees
 from elite_pl.models.scores import IsolationTrees, KernelExpansion, rbf
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
 SHALLOW = ("isolation_forest", "ocsvm", "ssad")
 
@@ -174,11 +174,8 @@ def test_it_solves_an_easy_case_and_leaves_what_the_others_do(command, monkeypat
 
     for package in ("sklearn", "piqp"):
         monkeypatch.setitem(sys.modules, package, None)
-    detector, content = load_detector(outcome.directory / "detector.pt")
-    x = torch.as_tensor(digits().x_test)
-    scores = detector((x - content["preprocessing"]["shift"]) / content["preprocessing"]["scale"])
     written = [float(row["score"]) for row in read_csv(outcome.directory / "scores.csv")]
-    torch.testing.assert_close(scores.double(), torch.tensor(written, dtype=torch.float64))
+    assert load(outcome.directory / "detector.pt").score(digits().x_test).tolist() == written
 
 
 @pytest.mark.parametrize("method", ["isolation_forest", "ssad"])
@@ -233,12 +230,12 @@ def test_known_labels_without_a_test_part(command):
 
 def test_a_missing_solver_is_named(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "piqp", None)
-    refused(command("method=ssad"), "method=ssad", "elite_pl[ssad]")
+    refused(command("method=ssad"), "method: the solver of ssad", "elite_pl[ssad]")
 
 
 WRONG = {
-    "method=isolation_forest method.trees=0": ("method.trees=0", "1 or more"),
-    "method=isolation_forest method.tree_samples=1": ("method.tree_samples=1", "2 or more"),
+    "method=isolation_forest method.trees=0": ("method.trees=0", "at least 1"),
+    "method=isolation_forest method.tree_samples=1": ("method.tree_samples=1", "at least 2"),
     "method=isolation_forest method.margin=1": ("method.margin", "no such key"),
     "method=ocsvm method.nu=0": ("method.nu=0", "(0, 1]"),
     "method=ocsvm method.nu=most": ("method.nu=most", "given"),
@@ -248,10 +245,10 @@ WRONG = {
     "method=ssad method.gamma=[]": ("method.gamma=[]", "list"),
     "method=ssad method.nu=2": ("method.nu=2", "(0, 1]"),
     "method=ssad method.kappa=[0]": ("method.kappa=[0]", "positive"),
-    "method=ssad method.folds=1": ("method.folds=1", "2 or more"),
-    "method=ssad method.fold_unlabeled=0": ("method.fold_unlabeled=0", "1 or more"),
+    "method=ssad method.folds=1": ("method.folds=1", "at least 2"),
+    "method=ssad method.fold_unlabeled=0": ("method.fold_unlabeled=0", "at least 1"),
     "method=ssad label_ratio=0": ("label_ratio=0", "ssad"),
-    "method=ssad label_ratio=0.02": ("method=ssad", "2 labeled samples of each kind", "1 normal"),
+    "method=ssad label_ratio=0.02": ("label_ratio=0.02: ssad", "2 labeled samples of each kind", "1 normal"),
     "method=ocsvm trainer.max_epochs=0": ("trainer.max_epochs=0",),
 }
 

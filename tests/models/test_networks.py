@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from elite_pl.errors import InputError
 from elite_pl.models import networks
 
 SHAPES = [(64,), (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 30, 45), (3, 96, 64), (1, 4, 5), (2, 28, 28)]
@@ -53,7 +52,7 @@ def test_the_strided_autoencoder_is_that_of_the_release(channels, bottleneck, co
 
 def test_the_strided_autoencoder_refuses_other_images():
     for shape in ((64,), (1, 28, 28), (2, 32, 32)):
-        with pytest.raises(InputError, match=r"strided.*dataset.size=32"):
+        with pytest.raises(ValueError, match=r"strided.*size of 32"):
             networks.strided(shape, None)
 
 
@@ -64,7 +63,7 @@ def test_mlp_without_a_norm():
 
 @pytest.mark.parametrize("shape", [(10,), (1, 3, 9)], ids=str)
 def test_lenet_refuses_what_is_no_image(shape):
-    with pytest.raises(InputError, match="4x4"):
+    with pytest.raises(ValueError, match="4x4"):
         networks.lenet(shape)
 
 
