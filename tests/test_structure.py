@@ -45,7 +45,8 @@ PLACES = {
         "methods.ocsvm",
         "methods.self_training",
     },
-    "torchvision": {"data.sources.torchvision_sets"},
+    "timm": {"models.pretrained"},
+    "torchvision": {"data.sources.torchvision_sets", "models.pretrained"},
     "wandb": {"runs.loggers", "report.dashboard"},
 }
 OUTSIDE_OF_ALGORITHM = {"torch", "torchmetrics", "numpy"}

@@ -20,12 +20,17 @@ from elite_pl.config import Config, instantiate, plain
 from elite_pl.data import splits
 from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.features import FrozenFeatures
+from elite_pl.data.preprocessing import preprocessing
+from elite_pl.data.rows import Rows
+from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError, LabelError, as_typed, input_errors
 from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.models.networks import Backbone
+from elite_pl.models.pretrained import Features
 from elite_pl.runs.callbacks import History, SameRun
 from elite_pl.runs.checkpoints import AtomicCheckpoints
-from elite_pl.runs.identity import digest
+from elite_pl.runs.identity import by_content, digest
 from elite_pl.runs.spec import RunSpec
 
 # What Lightning leaves to manual optimization, and is done by `Detector`.
@@ -56,6 +61,7 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
         held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
         arrays: Data in memory, in the place of the source.
     """
+    kept = Path(config.output_dir) / "features" if arrays is None else None
     if arrays is None:
         arrays = instantiate("dataset.source", config.dataset.source, Arrays)()
     with data_errors(config, arrays):
@@ -75,6 +81,12 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
                 labeled_from=config.dataset.labeled_from,
                 class_names=arrays.class_names,
             )
+        size, scaling = config.dataset.size, config.dataset.scaling
+        if (features := frozen_features(config, arrays)) is not None:
+            make_detector(config, (features.network.outputs,))  # what it refuses is told before minutes of computing
+            gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+            arrays = features.in_place_of_images(arrays, split, kept, torch.device("cuda" if gpu else "cpu"))
+            size, scaling = None, "standard"
         if held_out is not None:
             split, held = splits.hold_out(split, *held_out)
             arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held], ids_test=None)
@@ -82,12 +94,36 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
             arrays,
             split,
             normal_class=normal_class,
-            size=config.dataset.size,
-            scaling=config.dataset.scaling,
+            size=size,
+            scaling=scaling,
             batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
             labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
+            features=features,
         )
+
+
+def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
+    """What maps images to the features of a frozen backbone; None for a backbone that is trained.
+
+    Raises:
+        InputError: If the data are not as a network for others needs them, or there is no such network.
+    """
+    if config.backbone.get("_target_") != "elite_pl.models.pretrained_network":
+        return None
+    given = instantiate("backbone", config.backbone, Backbone).arguments
+    if (scaling := config.dataset.scaling) not in ("unit", "standard"):
+        raise InputError(f"dataset.scaling={scaling}: backbone.model={given['model']} scales pixels itself; use unit")
+    if not given["frozen"]:
+        return None
+    if arrays.x_train.ndim != 4:
+        raise InputError(f"backbone.model={given['model']}: needs images; samples are {arrays.x_train.shape[1:]}")
+    first = Rows(arrays.x_train)[:1]
+    images = preprocessing(first, config.dataset.size, "unit")
+    with input_errors("backbone", given):
+        network = Features(given["library"], given["model"], given["image_size"])
+        network.load(given["weights"])
+    return FrozenFeatures(network.float(), images, SampleFormat.of(first, arrays.raw_shape))
 
 
 @contextmanager
@@ -194,6 +230,7 @@ def step_settings(config: Config) -> dict[str, Any]:
 def pretrained_file(config: Config, data: PollutedData) -> Path:
     """Where the pre-trained weights lie that all methods on one split and network share."""
     resolved = plain(config)
+    by_content(resolved["backbone"], "weights")
     identity = {
         "backbone": resolved["backbone"],
         "augmentation": resolved["augmentation"],

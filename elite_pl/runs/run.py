@@ -150,7 +150,7 @@ def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: 
     return {
         "dataset": data.arrays.name,
         "method": detector.name,
-        "backbone": detector.backbone_name,
+        "backbone": data.features.network.identity["model"] if data.features else detector.backbone_name,
         "normal_class": "as labeled" if known else data.class_name(data.normal_class),
         **coordinates,
         "seed": config.seed,
