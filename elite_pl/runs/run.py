@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,49 +65,56 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
         if not isinstance(detector, Detector) and trainer.world_size > 1:
             raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} has no gradient; use 1")
         going_on = checkpoint(spec.directory / "last.ckpt", detector, data, trainer)
-        if trainer.is_global_zero:
-            return fitted(spec, detector, data, trainer, history, going_on)
-        logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
-        fit(detector, data, trainer, history, going_on)
-        return None
+        if not trainer.is_global_zero:
+            logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
+            fit(detector, data, trainer, history, going_on)
+            return None
+        with run_directory(spec, detector, data, trainer) as facts:
+            fit(detector, data, trainer, history, going_on)
+            facts["train/seconds"] = history.seconds
+            results = write_results(spec, detector, data, trainer.logger, facts)
+            write_metrics(spec.directory, spec.hash, results)
+            return results
 
 
-def fitted(
-    spec: RunSpec,
-    detector: BaseDetector,
-    data: PollutedData,
-    trainer: pl.Trainer,
-    history: History,
-    going_on: Path | None,
-) -> dict[str, Any]:
-    """Fits, and fills the run directory; arguments and returned value as of `run` and `fit`."""
+@contextmanager
+def run_directory(
+    spec: RunSpec, detector: BaseDetector, data: PollutedData, trainer: pl.Trainer
+) -> Iterator[dict[str, Any]]:
+    """Inside, a run has its directory and its logger; the directory goes again if the input turns out to be bad.
+
+    Args:
+        spec: The run.
+        detector: The detector, which is not trained yet.
+        data: What it will learn from.
+        trainer: Gets the logger.
+
+    Yields:
+        What is known of the run, for `metrics.json`.
+    """
     directory = spec.directory
     device = trainer.strategy.root_device if isinstance(detector, Detector) else torch.device("cpu")
     facts = describe(spec, data, detector, device)
     facts |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
     fresh = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    logger, exit_code = None, 1
+    exit_code = 1
     try:
         with atomic_write(directory / "config.yaml") as temporary:
             OmegaConf.save(spec.plain, temporary)
         data.split.save(directory / "splits.npz", ids_train=data.arrays.ids_train, ids_test=data.arrays.ids_test)
-        trainer.logger = logger = loggers.make_logger(spec)
+        trainer.logger = loggers.make_logger(spec)
         for line in overview(data, facts):
             log.info(line)
-        fit(detector, data, trainer, history, going_on)
-        facts["train/seconds"] = history.seconds
-        results = write_results(spec, detector, data, logger, facts)
-        write_metrics(directory, spec.hash, results)
+        yield facts
         exit_code = 0
     except InputError:
         if fresh:
             discard(directory)
         raise
     finally:
-        if (wandb_run := loggers.wandb_run(logger)) is not None:
+        if (wandb_run := loggers.wandb_run(trainer.logger)) is not None:
             loggers.close(wandb_run, exit_code)
-    return results
 
 
 def fit(
