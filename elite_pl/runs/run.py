@@ -125,7 +125,9 @@ def fit(
         trainer.strategy.barrier()
         distributed.part()
         if not history.rows:
-            raise InputError("trainer: ends before its first epoch does; give max_steps, max_time or callbacks more room")
+            raise InputError(
+                "trainer: ends before its first epoch does; give max_steps, max_time or callbacks more room"
+            )
         return
     assert isinstance(detector, ShallowDetector)
     start = time.monotonic()
