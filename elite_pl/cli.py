@@ -119,10 +119,11 @@ def one_line(error: BaseException) -> str:
     typed = isinstance(error, HydraException | OmegaConfBaseException)
     if not typed and (isinstance(error, OSError) or not _of_hydra(error)):
         return errors.one_line(error)
-    cause: BaseException | None = error
-    while (cause := cause.__cause__) is not None:
+    cause = error.__cause__
+    while cause is not None:
         if isinstance(cause, InputError):  # of a constructor that Hydra has called
             return errors.one_line(cause)
+        cause = cause.__cause__
     return " ".join(_explanation(error).split())
 
 

@@ -1,18 +1,21 @@
 """The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
 
-import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from inspect import isbuiltin
+from typing import Any, cast, get_args, get_origin
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.errors import InputError
+from elite_pl.annotations import argument_kinds
+from elite_pl.annotations import check as check_values
+from elite_pl.errors import InputError, input_errors
 
 
 def _key(help: str) -> Any:
@@ -39,12 +42,16 @@ class Config:
     dataset: Any = _key("what to learn from")
     backbone: Any = _key("the networks; auto picks them by the shape of a sample")
     method: Any = _key("the detector")
+    augmentation: Any = _key("random changes of training samples, and views at test time")
     trainer: Any = _key("where it is trained")
     logger: Any = _key("where curves are drawn; history.csv is always written")
     callbacks: Any = _key("what is done besides, at the end of an epoch or a step: Lightning's callbacks, by name")
 
 
-GROUPS = ("dataset", "backbone", "method", "trainer", "logger", "callbacks")
+GROUPS = ("dataset", "backbone", "method", "augmentation", "trainer", "logger", "callbacks")
+# What has a name that is read before all else.
+NAMED = ("dataset.name", "dataset.source._target_", "backbone._target_", "method._target_", "method.name")
+HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # what a node has besides the arguments of its target
 
 HELP = """\
 elite_pl: deep anomaly detection when the training data is dirty (ELITE, KDD 2021)
@@ -84,7 +91,7 @@ def _help() -> str:
 def register() -> None:
     """Tells Hydra of the schema and of the help text."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="elite_pl_schema", node=Config)
     store.store(group="hydra/help", name="elite_pl", node={"app_name": "elite_pl", "template": _help()})
 
 
@@ -125,6 +132,29 @@ def check(config: Config) -> None:
     for key, ok, rule in rules:
         if not ok:
             raise InputError(f"{key}={getattr(config, key)}: {rule}")
+    for key in NAMED:
+        if not isinstance(OmegaConf.select(cast(Any, config), key), str):
+            raise InputError(f"{key}: is missing; must be a word, as it is in the options that --help lists")
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration of the command with these overrides, for a process that may have a Hydra of its own.
+
+    Args:
+        overrides: `KEY=VALUE`, as they are typed.
+
+    Raises:
+        HydraException, OmegaConfBaseException, ValueError: If one means nothing; see `cli.one_line`.
+    """
+    running, base = GlobalHydra.instance(), VersionBase.instance()
+    before = running.hydra, base.getbase()
+    running.clear()
+    try:
+        register()
+        with hydra.initialize_config_module("elite_pl.conf", version_base="1.3"):
+            return cast(Config, hydra.compose("train", list(overrides)))
+    finally:
+        GlobalHydra.instance().hydra, base.version_base = before
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -132,83 +162,87 @@ def plain(config: Any) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def instantiate(key: str, node: Any) -> Any:
+@dataclass(frozen=True)
+class Constructor:
+    """A node of the configuration as a callable, which takes the arguments that are known at run time only.
+
+    Attributes:
+        key: Where the node stands in the configuration.
+        target: What its `_target_` names.
+        arguments: Its other values; nodes among them are constructors, or what these have made.
+        kind: The class of what it makes.
+    """
+
+    key: str
+    target: Callable[..., Any]
+    arguments: dict[str, Any]
+    kind: type
+
+    def __call__(self, *values: Any, **options: Any) -> Any:
+        """Calls the target.
+
+        Raises:
+            InputError: If it refuses an argument, or makes something else; names the key.
+        """
+        with input_errors(self.key, self.arguments, (TypeError, ValueError, ArithmeticError)):
+            made = self.target(*values, **{**self.arguments, **options})
+        if not isinstance(made, self.kind):
+            raise InputError(f"{self.key}._target_: makes a {type(made).__name__}; must make a {self.kind.__name__}")
+        return made
+
+
+def instantiate(key: str, node: Any, kind: type = object) -> Constructor:
     """The one place where a config node (`_target_` and its arguments) becomes Python.
 
     Args:
         key: Where the node stands in the configuration.
         node: The node.
-
-    Returns:
-        A callable that takes the arguments that are known at run time only.
+        kind: The class of what it is to make.
 
     Raises:
-        InputError: If a value is not of the type that its argument is annotated with; names the key.
+        InputError: If the target cannot make that, or a value is not what its argument is annotated with; names the
+            key.
     """
-    node = renamed(plain(node) if OmegaConf.is_config(node) else node, PUBLIC)
-    _check_types(key, node)
-    return hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+    return _constructor(key, renamed(plain(node) if OmegaConf.is_config(node) else node, PUBLIC), kind)
 
 
-def _check_types(key: str, node: Any) -> None:
-    """Compares the values of a node, and of those in it, with the annotations of their constructors."""
-    if isinstance(node, str | int | float | bool):
+def _constructor(key: str, node: Any, kind: type) -> Constructor:
+    if not isinstance(node, dict):
         raise InputError(f"{key}={node}: is no value but a group of keys; give {key}._target_ and its arguments")
-    if not isinstance(node, dict) or "_target_" not in node:
-        return
+    if not isinstance(address := node.get("_target_"), str):
+        raise InputError(f"{key}._target_: is missing; must be a class or function, as in conf/")
     try:
-        accepted = _annotations(hydra.utils.get_object(node["_target_"]))
+        target = hydra.utils.get_object(address)
     except Exception as error:  # whatever the import stumbles over
         reason = " ".join(str(error.__cause__ or error).split())
-        raise InputError(f"{key}._target_={node['_target_']}: cannot be imported ({reason})") from error
-    for name, value in node.items():
-        if isinstance(value, dict):
-            _check_types(f"{key}.{name}", value)
-        elif name in accepted and not _is_of(value, accepted[name]):
-            raise InputError(f"{key}.{name}={_typed(value)}: must be {_words(accepted[name])}")
+        raise InputError(f"{key}._target_={address}: cannot be imported ({reason})") from error
+    kinds = argument_kinds(target)
+    made = target if isinstance(target, type) else kinds.get("return", Any)
+    fits = made is Any or not isinstance(made, type) or issubclass(made, kind) or issubclass(kind, made)
+    if kind is not object and not (fits and callable(target) and not isbuiltin(target)):
+        raise InputError(f"{key}._target_={address}: must be a class or function that makes a {kind.__name__}")
+    given = {name: value for name, value in node.items() if name not in HYDRA}
+    with input_errors(key, given):
+        check_values({name: value for name, value in given.items() if not isinstance(value, dict)}, kinds)
+    arguments = {name: _argument(f"{key}.{name}", value, _made_by(kinds.get(name))) for name, value in given.items()}
+    return Constructor(key, target, arguments, kind)
 
 
-def _annotations(target: Any) -> dict[str, Any]:
-    """The types of a callable's arguments by name; of a class also those that it hands on to its bases."""
-    found: dict[str, Any] = {}
-    classes = reversed(target.__mro__) if isinstance(target, type) else []
-    for function in [vars(base).get("__init__") for base in classes] or [target]:
-        with contextlib.suppress(Exception):  # an annotation that cannot be looked up tells nothing
-            found |= get_type_hints(function)
-    return found
+def _argument(key: str, value: Any, kind: type) -> Any:
+    """A value with the nodes in it as Python."""
+    if isinstance(value, list):
+        return [_argument(f"{key}.{i}", item, object) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" not in value:
+        return {name: _argument(f"{key}.{name}", item, object) for name, item in value.items()}
+    make = _constructor(key, value, kind)
+    return make if value.get("_partial_") else make()
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a plain value may be meant for an annotation; what is not plain is none of our business."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(_is_of(value, part) for part in get_args(kind))
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if kind in _PLAIN:
-        return isinstance(value, _PLAIN[kind]) and (kind is bool or not isinstance(value, bool))
-    if get_origin(kind) in (list, tuple, Sequence) and isinstance(value, list):
-        parts = [part for part in get_args(kind) if part is not Ellipsis]
-        return all(any(_is_of(item, part) for part in parts) for item in value)
-    plain_only = get_origin(kind) in (list, tuple, Sequence, Callable) or isinstance(kind, type)
-    return not (plain_only and kind is not object and isinstance(value, str | int | float | bool | None))
-
-
-_PLAIN: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool, type(None): type(None)}
-_CALLED = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
-
-
-def _words(kind: Any) -> str:
-    """What a value of a type is called."""
-    if get_origin(kind) in (Union, UnionType):
-        plain_parts = [part for part in get_args(kind) if part in _CALLED or get_origin(part) is not None]
-        return " or ".join(dict.fromkeys(map(_words, plain_parts)))
-    if get_origin(kind) is Literal:
-        return ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) in (list, tuple, Sequence):
-        return "a list, such as [1, 2]"
-    return _CALLED.get(kind, "a group of keys with a _target_")
-
-
-def _typed(value: Any) -> str:
-    """A value as a person types it."""
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+def _made_by(annotation: Any) -> type:
+    """What is made by a callable of an annotation: by `Callable[..., Score] | None`, a `Score`."""
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Callable and isinstance(made := get_args(part)[1], type):
+            return made
+    return object

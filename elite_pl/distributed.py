@@ -20,12 +20,12 @@ def processes() -> int:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The rank of this process, from 0."""
     return distributed.get_rank() if processes() > 1 else 0
 
 
 def shard(n: int) -> slice:
-    """This process's part of a batch of n samples; the parts differ by one sample at most.
+    """This process's shard of a batch of n samples; the shards differ by one sample at most.
 
     A batch that has not two samples for each process, which batch statistics need, goes to every process as a whole.
     """
@@ -39,12 +39,12 @@ def gather(own: Tensor, n: int) -> Tensor:
     """Joins the values of all shards.
 
     Args:
-        own: Values for each sample of this process's shard, shape (..., n_r); several at once cost one message.
+        own: Values of each sample of this process's shard, shape (..., n_r); several at once cost one message.
         n: The size of the whole batch.
 
     Returns:
-        The values of the whole batch, shape (..., n); the gradient of this process's own values is counted once for
-        each process, that of the others' ends here.
+        The values of the whole batch, shape (..., n). The gradient of this process's own values is counted once for
+        each process; that of the others' values ends here.
     """
     return own if own.shape[-1] == n else _Gather.apply(own, n)
 
@@ -62,7 +62,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The part of this process, to be averaged over all of them."""
+        """The gradient of this process's shard, to be averaged over all of them."""
         (gradient,) = gradients
         return gradient[..., shard(gradient.shape[-1])] * processes(), None
 
@@ -88,14 +88,14 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
             distributed.broadcast(tensor, src=0)
 
 
-def part() -> None:
+def leave_group() -> None:
     """Ends the process group; each process goes on alone."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def everywhere(value: Any) -> list[Any]:
-    """What each process has for a value, in the order of their ranks."""
+def all_gather_objects(value: Any) -> list[Any]:
+    """Gathers a picklable value of each process, in the order of ranks."""
     values = [value] * processes()
     if len(values) > 1:
         distributed.all_gather_object(values, value)

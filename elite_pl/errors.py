@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 
@@ -18,22 +19,43 @@ class TrainingError(RuntimeError):
     """Training went wrong in a way that has a likely cause to name; the commands exit with code 1."""
 
 
+class LabelError(ValueError):
+    """There are none of the labels that a method learns from, or too few; the commands say which key gives more."""
+
+
+# What a Python user calls otherwise than a person who types a configuration.
+TYPED = {"None": "null", "True": "true", "False": "false", "a callable": "a group of keys with a _target_"}
+
+
+def as_typed(message: str) -> str:
+    """A message about arguments in the words of the configuration."""
+    return re.sub(rf"\b({'|'.join(TYPED)})\b", lambda word: TYPED[word[0]], message)
+
+
 @contextmanager
-def input_errors(source: str) -> Iterator[None]:
+def input_errors(
+    source: str, arguments: Collection[str] = (), kinds: tuple[type[Exception], ...] = (ValueError,)
+) -> Iterator[None]:
     """Inside, a `ValueError` is bad input from a named source; functions need not know who calls them.
 
     Args:
         source: The key or file, such as `dataset.path=a.npz`; it goes before the message.
+        arguments: What has keys of its own under that key: a message that begins with one of these names, such as
+            `lr=-1: must be positive`, is about the key `source.lr`, and says it as it is typed.
+        kinds: Exceptions besides `InputError` that are bad input.
 
     Raises:
-        InputError: In the place of a `ValueError`.
+        InputError: In the place of one of them; `LabelError` is for who knows where labels come from.
     """
     try:
         yield
-    except InputError:
+    except (InputError, LabelError):
         raise
-    except ValueError as error:
-        raise InputError(f"{source}: {error}") from error
+    except kinds as error:
+        message = str(error)
+        if (named := re.match(r"(\w+)[=:]", message)) and named[1] in arguments:
+            raise InputError(f"{source}.{as_typed(message)}") from error
+        raise InputError(f"{source}: {message}") from error
 
 
 def full_disk(error: BaseException) -> bool:

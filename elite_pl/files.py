@@ -1,16 +1,22 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Files that are whole or not there: written beside their place, then moved into it; and foreign ones read safely."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+MOST = 16 * 2**20  # bytes of a file, or of a line, that is read as text; what we write is far smaller
 
 
 @contextmanager
@@ -71,6 +77,58 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False, default=_plain)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV, floats with all their digits.
+
+    Text that a spreadsheet would run as a formula (`=cmd|...`) gets a quote before it.
+    Source: https://owasp.org/www-community/attacks/CSV_Injection.
+
+    >>> print(csv_text(["name", "change"], [["=1+1", "-0.5"]]), end="")
+    name,change
+    '=1+1,-0.5
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows(map(_without_formula, row) for row in [header, *rows])
+    return file.getvalue()
+
+
+def _without_formula(value: object) -> object:
+    if isinstance(value, str) and value.startswith(tuple("=+-@\t\r\n＝＋－＠")):
+        with contextlib.suppress(ValueError):
+            float(value)
+            return value
+        return f"'{value}"
+    return value
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file that anybody may have put there.
+
+    Raises:
+        OSError: If it is not there, or may not be read.
+        ValueError: If it is something else (a directory, a pipe that would be waited for), not UTF-8, or huge.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is not a file")
+    if found.st_size > MOST:
+        raise ValueError(f"it has {found.st_size:,} bytes, and {MOST:,} at most are read")
+    return Path(path).read_text(encoding="utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """What JSON holds.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def remove_temporaries(directory: Path) -> None:

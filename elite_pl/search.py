@@ -6,7 +6,6 @@ Each trial is trained once for each fold of the labeled samples, without that fo
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import math
 import shlex
@@ -24,7 +23,7 @@ from omegaconf import open_dict, read_write
 
 from elite_pl import cli, config, seeding
 from elite_pl.errors import InputError, TrainingError, one_line
-from elite_pl.files import atomic_write
+from elite_pl.files import atomic_write, csv_text
 from elite_pl.runs.identity import digest
 from elite_pl.runs.results import check_writable
 from elite_pl.runs.spec import RunSpec
@@ -85,7 +84,7 @@ def _check_range(override: Override) -> None:
     if isinstance(sweep, IntervalSweep):
         low, high = sweep.start, sweep.end
         ordered = low is not None and high is not None and -math.inf < low < high < math.inf
-        if not ordered or ("log" in sweep.tags and low <= 0):
+        if not ordered or ("log" in sweep.tags and (low or 0) <= 0):
             rule = "from a lower to a higher number" + ", both above 0" * ("log" in sweep.tags)
             raise InputError(f"{key}=interval({low},{high}): must go {rule}")
 
@@ -127,7 +126,7 @@ def check(spec: RunSpec, folds: int) -> None:
     from elite_pl.runs import build, launch
 
     data = build.make_data(spec.config, held_out=(0, folds))
-    build.make_detector(spec.config, data.sample_shape).check(data)
+    build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), data)
     build.make_trainer(spec, build.History(Path()))
     if launch.takes_processes(spec):
         raise InputError(f"trainer.devices={spec.plain['trainer']['devices']}: a search takes one process; use 1")
@@ -165,7 +164,7 @@ def cross_validated(spec: RunSpec, folds: int) -> float:
             history = History(Path(place) / "history.csv")
             trainer = build.make_trainer(replace(spec, directory=Path(place)), history)
             detector = build.make_detector(cfg, data.sample_shape, build.pretrained_file(cfg, data))
-            detector.check(data)
+            build.check_data(cfg, detector, data)
             fit(detector, data, trainer, history)
         detector.to("cpu")
         data.place(torch.device("cpu"))
@@ -278,14 +277,12 @@ def _words(values: dict[str, Any]) -> str:
 def _write(path: Path, study: optuna.Study) -> None:
     """Writes a row a trial: number, state, ROC AUC in 0..1, the values."""
     keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "state", "auroc", *keys])
-        for trial in study.trials:
-            value = "" if trial.value is None else trial.value
-            writer.writerow(
-                [trial.number, trial.state.name.lower(), value, *(trial.params.get(key, "") for key in keys)]
-            )
+    rows = [
+        [trial.number, trial.state.name.lower(), trial.value, *(trial.params.get(key) for key in keys)]
+        for trial in study.trials
+    ]
+    with atomic_write(path) as temporary:
+        temporary.write_text(csv_text(["trial", "state", "auroc", *keys], rows), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

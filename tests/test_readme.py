@@ -5,6 +5,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
+
+import elite_pl
+from elite_pl.algorithm.metrics import roc_auc
+from elite_pl.data import digits
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -15,7 +22,7 @@ def test_a_method_a_score_and_a_backbone_of_your_own(command, monkeypatch, tmp_p
     assert [kind for kind, _ in blocks] == ["python", "yaml", "sh", "python", "yaml", "python", "yaml", "sh"]
     assert all(sum(len(text.splitlines()) for _, text in blocks[i : i + 2]) <= 17 for i in (0, 3, 5))
     monkeypatch.syspath_prepend(tmp_path / "mine")
-    found = []
+    found, detectors = [], []
     for kind, text in blocks:
         if kind != "sh":
             path = tmp_path / text.splitlines()[0].removeprefix("# ")
@@ -29,9 +36,29 @@ def test_a_method_a_score_and_a_backbone_of_your_own(command, monkeypatch, tmp_p
         metrics = json.loads((outcome.directory / "metrics.json").read_text())
         found.append((metrics["method"], metrics["backbone"]))
         assert metrics["test/auroc"] > 0.5
+        detectors.append(outcome.directory / "detector.pt")
+    mine = {
+        f"{name}.{part}": getattr(sys.modules[name], part)
+        for name, part in (("cosine", "Cosine"), ("linear", "linear"))
+    }
+    assert [elite_pl.load(path, constructors=mine).method for path in detectors] == ["trimmed", "elite_cosine"]
+    assert elite_pl.load(detectors[0]).method == "trimmed", "its score and network are ours"
     for path in (tmp_path / "mine").glob("*.py"):
         sys.modules.pop(path.stem, None)
     assert found == [("trimmed", "mlp"), ("elite_cosine", "linear")]
+
+
+def test_from_python(monkeypatch, tmp_path):
+    section = README.split("## From Python")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    data = digits()
+    y = np.where(data.y_train[:200] == 3, 1, -1) * (np.arange(200) < 40)
+    names = {"x": data.x_train[:200], "y": y, "x_new": data.x_test}
+    exec(block, names)
+    detector = names["detector"]
+    assert len(detector.training_scores) == 200 and detector.method == "elite_svdd"
+    assert roc_auc(torch.as_tensor(detector.score(data.x_test)), torch.as_tensor(data.y_test != 3)) > 0.7
 
 
 def test_its_links_lead_somewhere():

@@ -16,6 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import OmegaConf
+from PIL import Image
 
 from elite_pl import config
 
@@ -30,10 +31,20 @@ PLACES = {
     "matplotlib": {"runs.plots", "report.figures"},
     "optuna": {"search"},
     "pandas": {"studies.read"},
+    "PIL": {"data.sources.images"},
     "piqp": {"methods.ssad"},
+    "polars": {"data.sources.table"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
-    "sklearn": {"data.sources.embedded", "methods.isolation_forest", "methods.ocsvm"},
+    "sklearn": {
+        "data.sources.embedded",
+        "methods.extra_trees",
+        "methods.isolation_forest",
+        "methods.label_spreading",
+        "methods.logistic_regression",
+        "methods.ocsvm",
+        "methods.self_training",
+    },
     "torchvision": {"data.sources.torchvision_sets"},
     "wandb": {"runs.loggers", "report.dashboard"},
 }
@@ -71,12 +82,22 @@ def test_the_picture_of_the_rooms_is_of_these_imports():
     assert (PROJECT / "docs" / "packages.md").read_text() == packages.diagram(), "make map"
 
 
+def test_who_calls_a_method_reads_nothing_of_configurations():
+    for name in ("models", "methods"):
+        for path in (PROJECT / "elite_pl" / name).glob("*.py"):
+            told = re.findall(r"InputError|\"[^\"]*\b(?:method|backbone|dataset|trainer)\.\w+=", path.read_text())
+            assert not told, (path, told)
+
+
 # ------------------------------------------------------------------------------------------------------------- configs
 
 SHORT = ("epochs=1", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads=1")
 
 # What an option needs beside itself; an option that is not named here runs on the digits.
 NEEDS = {
+    "augmentation/digits": ["dataset=mnist"],
+    "augmentation/clothes": ["dataset=fmnist"],
+    "augmentation/photos": ["dataset=cifar10"],
     "backbone/lenet": ["dataset=mnist"],
     "backbone/lenet_fmnist": ["dataset=fmnist"],
     "backbone/lenet_release": ["dataset=cifar10", "dataset.size=32"],
@@ -84,7 +105,10 @@ NEEDS = {
     "method/deep_svdd_published": ["dataset=mnist"],
     "method/elite_svdd_release": ["dataset=mnist"],
     "method/elite_ae_release": ["dataset=fmnist"],
+    "dataset/image_folder": ["dataset.path=data/photos"],
+    "dataset/npy": ["dataset.path=data/own.npy", "dataset.labels_path=data/labels.npy"],
     "dataset/npz": ["dataset.path=data/own.npz", "n_train=null"],
+    "dataset/table": ["dataset.path=data/own.csv"],
 }
 
 
@@ -115,6 +139,14 @@ def data_folder(tmp_path):
     x = rng.integers(0, 256, (600, 3, 32, 32), dtype=np.uint8)
     np.savez(folder / "cifar10.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     np.savez(folder / "own.npz", x=x[:, 0, :3, 0], y=y)
+    known = np.where(y < 2, 1 - 2 * (y % 2.0), 0).astype(int)
+    np.save(folder / "own.npy", x[:, 0, :3, 0])
+    np.save(folder / "labels.npy", known)
+    rows = np.column_stack([x[:, 0, :3, 0], known])
+    np.savetxt(folder / "own.csv", rows, fmt="%d", delimiter=",", header="a,b,c,label", comments="")
+    for i, place in enumerate(("unlabeled", "unlabeled", "labeled/normal", "labeled/anomaly")):
+        (folder / "photos" / place).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[i].transpose(1, 2, 0)).save(folder / "photos" / place / f"{i}.png")
     return folder
 
 
@@ -164,7 +196,7 @@ def nodes(node, path=""):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_node_is_keyword_arguments_of_its_target(option):
     group, name = option.split("/")
-    extra = ["dataset.path=x"] if option == "dataset/npz" else []
+    extra = [typed for typed in NEEDS.get(option, []) if typed.startswith("dataset.path=")]
     plain = OmegaConf.to_container(composed(f"{group}={name}", *extra)[group], resolve=True)
     for place, node in nodes(plain, group):
         arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}

@@ -19,10 +19,9 @@ from wandb_tools import read_run
 from elite_pl.algorithm import alice, metrics
 from elite_pl.algorithm.batchnorm import frozen_statistics
 from elite_pl.data import digits
-from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.methods.deep_sad import DeepSad
 from elite_pl.methods.elite import Elite
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
 METHODS = ("elite_svdd", "elite_ae", "autoencoder", "deep_svdd", "deep_sad", "labels_only", "oracle")
 SHORT = ("epochs=3", "method.pretrain_epochs=1")
@@ -64,12 +63,12 @@ def test_a_run_leaves_its_files(command, method):
 
 def test_the_detector_file_scores_as_the_run_did(command):
     directory = command(*SHORT).directory
-    detector, content = load_detector(directory / "detector.pt")
-    x = torch.as_tensor(digits().x_test)
-    with torch.no_grad():
-        scores = detector(Preprocessing(**content["preprocessing"]).scaled(x))
+    detector = load(directory / "detector.pt")
     expected = [float(row["score"]) for row in read_csv(directory / "scores.csv")]
-    torch.testing.assert_close(scores.double(), torch.tensor(expected, dtype=torch.float64))
+    assert detector.score(digits().x_test).tolist() == expected
+    split = np.load(directory / "splits.npz")
+    index = np.sort(np.concatenate([split["unlabeled"], split["labeled"]]))
+    np.testing.assert_allclose(detector.training_scores, detector.score(digits().x_train[index]), rtol=1e-5)
     torch.load(directory / "last.ckpt", weights_only=True)
 
 
@@ -129,9 +128,7 @@ def test_a_sweep_goes_on_after_a_job_that_fails(command):
 
 def test_both_meta_gradients_give_the_same_run(command):
     found = [
-        results(command(f"method.meta_gradient={how}", "backbone=mlp", "backbone.batch_norm=false", *SHORT).directory)[
-            0
-        ]
+        results(command(f"method.meta_gradient={how}", "backbone=mlp", "backbone.norm=none", *SHORT).directory)[0]
         for how in ("jvp", "virtual_step")
     ]
     assert found[0]["test/auroc"] == pytest.approx(found[1]["test/auroc"], abs=1e-3)
@@ -301,11 +298,10 @@ def test_deep_sad_is_equation_3(command, monkeypatch, average, statistics):
 
 def test_labels_only_is_scored_with_statistics_of_all_training_samples(command):
     directory = command("method=labels_only", *SHORT).directory
-    detector, _ = load_detector(directory / "detector.pt")
+    encoder = load(directory / "detector.pt").model.encoder
     split = np.load(directory / "splits.npz")
     x = torch.as_tensor(digits().x_train[np.concatenate([split["unlabeled"], split["labeled"]])])
-    first = detector.score.encoder[1]
-    norm = detector.score.encoder[2]
+    first, norm = encoder[1], encoder[2]
     mean = (x.flatten(1) @ first.weight.T).mean(0)
     torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-4)
 

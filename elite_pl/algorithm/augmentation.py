@@ -1,28 +1,56 @@
 """Random changes of samples that leave open neither what they show nor whether it is normal. Torch only.
 
-An augmentation maps samples (n, ...) and a generator to changed samples of the same shape. All that is random is drawn
-on the CPU, sample by sample in order, so that neither the device nor the number of processes changes what is drawn.
+An augmentation turns samples and random numbers into changed samples. The numbers are drawn on the CPU, for all samples
+of a batch in order, and every sample is changed by its own: so neither the device nor the number of processes changes
+what comes out. At test time a few fixed draws, the same for every sample, make views whose scores are averaged.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.quasirandom import SobolEngine
+
+from elite_pl.annotations import Count, NotNegative, Share, argument_kinds, check
 
 
-class Augmentation(Protocol):
+class Augmentation(ABC):
     """What changes samples at random."""
 
+    test_views: int
+
+    def __post_init__(self) -> None:
+        check(vars(self), argument_kinds(type(self)))
+
+    @abstractmethod
+    def width(self, sample_shape: tuple[int, ...]) -> int:
+        """How many random numbers change a sample of this shape."""
+
+    @abstractmethod
+    def apply(self, sample: Tensor, draws: Tensor) -> Tensor:
+        """Changes samples (n, ...), each by its own row of numbers (n, width) in [-1, 1]; same shape."""
+
     def __call__(self, sample: Tensor, generator: torch.Generator) -> Tensor:
-        """Maps samples (n, ...) to changed ones (n, ...)."""
-        ...
+        """Changes samples (n, ...) at random."""
+        return self.apply(sample, self.draw(len(sample), tuple(sample.shape[1:]), generator))
+
+    def draw(self, n: int, sample_shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """The numbers for n samples, uniform in [-1, 1], shape (n, width), float32 on the CPU."""
+        return 2 * torch.rand(n, self.width(sample_shape), generator=generator, dtype=torch.float32) - 1
+
+    def views(self, sample_shape: tuple[int, ...]) -> Tensor:
+        """The draws of the views at test time, spread evenly, shape (test_views, width)."""
+        width = self.width(sample_shape)
+        if width <= SobolEngine.MAXDIM:
+            return 2 * SobolEngine(width, scramble=True, seed=0).draw(self.test_views) - 1
+        return self.draw(self.test_views, sample_shape, torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(Augmentation):
     """A random affine map of each image, bilinear, with the border's pixels beyond it.
 
     Every amount is drawn uniformly between minus and plus its bound.
@@ -33,6 +61,8 @@ class Affine:
         scale: Share by which an image grows or shrinks, in [0, 1).
         shear: Horizontal shift of a row for each row of distance from the middle.
         flip: Whether half of the images are mirrored.
+        test_views: Views of each image whose scores are averaged at test time; 0 for the image itself, which a network
+            that has seen interpolated images alone does not know.
 
     Raises:
         ValueError: If a bound is negative or too large.
@@ -43,27 +73,25 @@ class Affine:
         torch.Size([4, 1, 8, 8])
     """
 
-    shift: float = 0.0
-    rotation: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
+    shift: NotNegative = 0.0
+    rotation: NotNegative = 0.0
+    scale: Share = 0.0
+    shear: NotNegative = 0.0
     flip: bool = False
+    test_views: Count = 8
 
-    def __post_init__(self) -> None:
-        for name in ("shift", "rotation", "shear"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must not be negative, nor infinite")
-        if not 0 <= self.scale < 1:
-            raise ValueError(f"scale={self.scale}: must be in [0, 1)")
+    def width(self, sample_shape: tuple[int, ...]) -> int:
+        """Shift in two directions, rotation, scale, shear, mirror."""
+        if len(sample_shape) != 3:
+            raise ValueError(f"samples of shape {sample_shape} are no images; an affine map needs some")
+        return 6
 
-    def __call__(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+    def apply(self, sample: Tensor, draws: Tensor) -> Tensor:
         """Maps images (n, channels, height, width) to changed ones of the same shape."""
-        if sample.ndim != 4:
-            raise ValueError(f"samples of shape {tuple(sample.shape[1:])} are no images; an affine map needs some")
-        n, (height, width) = len(sample), sample.shape[2:]
-        draws = 2 * torch.rand(n, 6, generator=generator, dtype=torch.float64) - 1
-        dx, dy, angle, growth, shear = (draws[:, :5] * self._bounds()).T
-        mirror = torch.where(draws[:, 5] < 0, -1.0, 1.0) if self.flip else torch.ones(n)
+        height, width = sample.shape[2:]
+        bounds = torch.tensor([self.shift, self.shift, math.radians(self.rotation), self.scale, self.shear])
+        dx, dy, angle, growth, shear = (draws[:, :5] * bounds).T
+        mirror = torch.where(draws[:, 5] < 0, -1.0, 1.0) if self.flip else torch.ones(len(draws))
         cos, sin, zoom = angle.cos(), angle.sin(), 1 / (1 + growth)
         # Where in the image a pixel comes from, in pixels from the middle: rotation, shear, zoom, mirror.
         a, b = zoom * cos * mirror, zoom * (cos * shear - sin)
@@ -74,38 +102,26 @@ class Affine:
         grid = functional.affine_grid(theta, list(sample.shape), align_corners=False)
         return functional.grid_sample(sample, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    def _bounds(self) -> Tensor:
-        amounts = [self.shift, self.shift, math.radians(self.rotation), self.scale, self.shear]
-        return torch.tensor(amounts, dtype=torch.float64)
-
 
 @dataclass(frozen=True)
-class FeatureNoise:
-    """Gaussian noise on each feature, and features that are replaced by those of another sample of the batch.
+class FeatureNoise(Augmentation):
+    """Uniform noise on each feature.
 
     Args:
         noise: Standard deviation, in units of the scaled features.
-        swap: Chance of a feature to be replaced, in [0, 1].
+        test_views: Views of each sample whose scores are averaged at test time; 0 for the sample itself.
 
     Raises:
-        ValueError: If a value is out of its range.
-
-    Source: the replacement is that of Bahri et al., "SCARF: Self-Supervised Contrastive Learning using Random Feature
-    Corruption", ICLR 2022.
+        ValueError: If a value is negative.
     """
 
-    noise: float = 0.0
-    swap: float = 0.0
+    noise: NotNegative = 0.1
+    test_views: Count = 0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise={self.noise}: must not be negative, nor infinite")
-        if not 0 <= self.swap <= 1:
-            raise ValueError(f"swap={self.swap}: must be in [0, 1]")
+    def width(self, sample_shape: tuple[int, ...]) -> int:
+        """A number for each feature."""
+        return math.prod(sample_shape)
 
-    def __call__(self, sample: Tensor, generator: torch.Generator) -> Tensor:
-        """Maps samples (n, ...) to changed ones (n, ...)."""
-        other = sample[torch.randperm(len(sample), generator=generator).to(sample.device)]
-        replaced = torch.rand(sample.shape, generator=generator) < self.swap
-        noise = torch.randn(sample.shape, generator=generator) * self.noise
-        return torch.where(replaced.to(sample.device), other, sample) + noise.to(sample)
+    def apply(self, sample: Tensor, draws: Tensor) -> Tensor:
+        """Maps samples (n, ...) to changed ones of the same shape."""
+        return sample + self.noise * math.sqrt(3) * draws.view(len(draws), *sample.shape[1:]).to(sample)

@@ -1,4 +1,4 @@
-"""Which forward pass may move the running statistics of batch normalisation, and how they are measured afresh.
+"""Which forward pass may move the running statistics of batch normalization, and how they are measured afresh.
 
 Three passes go through the network in one ELITE step. If each moved the running statistics, the labeled batch (half
 anomalies) would have a share in what is used at test time; so the others run inside `frozen_statistics`.
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-STATISTICS = ("batch", "running")  # what a pass can normalise with
+STATISTICS = ("batch", "running")  # what a pass can normalize with
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """The batch normalisation layers inside a module that keep running statistics."""
+    """The batch normalization layers inside a module that keep running statistics."""
     return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
@@ -25,7 +25,7 @@ def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
 
     Args:
         module: The network.
-        use: What a pass normalises with: `"batch"`, its own batch's statistics, or `"running"`, the running ones.
+        use: What a pass normalizes with: `"batch"`, its own batch's statistics, or `"running"`, the running ones.
 
     Raises:
         ValueError: If `use` is neither of the two.
@@ -50,17 +50,17 @@ def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
 def repeated_pass(module: nn.Module) -> Iterator[None]:
     """Inside, forward passes in training mode leave the running statistics of `module` as they are.
 
-    As `frozen_statistics`, but what a pass saves for its reverse is the same as outside, as recomputing it needs.
+    As `frozen_statistics`, but a pass saves for its reverse what it saves outside, as a checkpoint's second pass must.
     """
-    layers = [(layer, layer.momentum, layer.num_batches_tracked) for layer in batch_norms(module)]
-    for layer, _, tracked in layers:
+    layers = [(layer, layer.momentum, layer.get_buffer("num_batches_tracked").clone()) for layer in batch_norms(module)]
+    for layer, _, _ in layers:
         layer.momentum = 0.0
-        layer.num_batches_tracked = None if tracked is None else tracked.clone()
     try:
         yield
     finally:
         for layer, momentum, tracked in layers:
-            layer.momentum, layer.num_batches_tracked = momentum, tracked
+            layer.momentum = momentum
+            layer.get_buffer("num_batches_tracked").copy_(tracked)
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:

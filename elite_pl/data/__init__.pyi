@@ -1,6 +1,10 @@
 from elite_pl.data.arrays import Arrays as Arrays
 from elite_pl.data.arrays import make_arrays as make_arrays
 from elite_pl.data.datamodule import PollutedData as PollutedData
+from elite_pl.data.encoding import Encoding as Encoding
 from elite_pl.data.sources.embedded import digits as digits
+from elite_pl.data.sources.image_folder import image_folder as image_folder
+from elite_pl.data.sources.npy import npy as npy
 from elite_pl.data.sources.npz import npz as npz
+from elite_pl.data.sources.table import table as table
 from elite_pl.data.sources.torchvision_sets import torchvision_set as torchvision_set

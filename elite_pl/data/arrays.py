@@ -1,4 +1,4 @@
-"""A data set in memory, and the checks that any array goes through before it is one. NumPy only.
+"""A data set, and the checks that any array goes through before it is one. NumPy only.
 
 The checks raise `ValueError` in words that suit a Python user; a source adds the name of its file.
 """
@@ -7,27 +7,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from elite_pl.data.rows import Rows
 from elite_pl.data.splits import describe_classes, known_labels
-from elite_pl.errors import InputError
+from elite_pl.errors import InputError, one_line
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A data set in memory, as it is stored: nothing is scaled here.
+    """A data set, in memory or memory-mapped, as it is stored: nothing is scaled here.
 
     Attributes:
         name: of the data set; part of the identity of a split.
-        x_train: (n, D) float32 vectors, or (n, C, H, W) images: uint8 in 0..255 or float32 in [0, 1].
+        x_train: (n, D) float32 vectors, or (n, C, H, W) images: uint8 in 0..255 or float32 in [0, 1]. Memory-mapped
+            ones may be of other types, see `rows.stored`.
         y_train: (n,) int64, class ids, or labels +1/-1/0 when `labels` is "known".
         x_test: as `x_train`; of length 0 when there is no test part.
         y_test: as `y_train`, without 0.
         class_names: name of class i at place i, where the data has names.
         labels: "classes" or "known".
         fingerprint: first 16 hex digits of the sha256 over the four arrays.
+        ids_train: (n,) unicode, what a person calls the training samples: an id, a path; None where they have no names.
+        ids_test: as `ids_train`.
+        encoding: how a row of a table becomes a vector, from `Encoding.to_plain`; None for other data.
+        notes: what was left out or decided on the way, a line each, for a person to read before training.
+        raw_shape: of one sample as it came, such as (H, W, C); None where it is kept as it came.
     """
 
     name: str
@@ -38,6 +47,11 @@ class Arrays:
     class_names: tuple[str, ...] | None
     labels: str
     fingerprint: str
+    ids_train: np.ndarray | None = None
+    ids_test: np.ndarray | None = None
+    encoding: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    raw_shape: tuple[int, ...] | None = None
 
 
 def make_arrays(
@@ -48,6 +62,7 @@ def make_arrays(
     y_test: np.ndarray,
     class_names: tuple[str, ...] | None = None,
     labels: str = "classes",
+    raw_shape: tuple[int, ...] | None = None,
 ) -> Arrays:
     """Puts the parts of a data set together, and takes their fingerprint.
 
@@ -59,6 +74,7 @@ def make_arrays(
         y_test: As `y_train`.
         class_names: Of integer labels, where they have names.
         labels: `"classes"` or `"known"`.
+        raw_shape: Of one sample as it came, such as (H, W, C); None where it is as it came.
 
     Raises:
         ValueError: If the parts do not go together, or the labels are not what they are said to be.
@@ -68,6 +84,9 @@ def make_arrays(
         raise ValueError(f"samples are {shapes}; both alike are right")
     if y_train.dtype.kind != y_test.dtype.kind:
         raise ValueError("y_train and y_test are of different kinds; integers, or strings, in both")
+    if class_names is not None and len(set(class_names)) < len(class_names):
+        twice = Counter(class_names).most_common(1)[0][0]
+        raise ValueError(f"{twice} is the name of two classes; a name for each is right")
     if labels == "known":
         if y_train.dtype.kind == "U":
             raise ValueError("dataset.labels=known and labels are strings; 1, -1 and 0 are right")
@@ -82,11 +101,16 @@ def make_arrays(
         raise ValueError(f"labels go beyond the {len(class_names)} names in classes; {right}")
     y_train, y_test = y_train.astype(np.int64), y_test.astype(np.int64)
     digest = hashlib.sha256()
-    x_train, y_train, x_test, y_test = map(np.ascontiguousarray, (x_train, y_train, x_test, y_test))
-    for part in (x_train, y_train, x_test, y_test):
-        digest.update(f"{part.dtype.str}{part.shape}".encode())
-        digest.update(part.reshape(-1).view(np.uint8).data)
-    return Arrays(name, x_train, y_train, x_test, y_test, class_names, labels, digest.hexdigest()[:16])
+    if not isinstance(x_train, np.memmap):
+        x_train, x_test = np.ascontiguousarray(x_train), np.ascontiguousarray(x_test)
+    for x, y in ((x_train, y_train), (x_test, y_test)):
+        for part, blocks in ((Rows(x), Rows(x).blocks()), (y, [y])):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            for block in blocks:
+                digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+    return Arrays(
+        name, x_train, y_train, x_test, y_test, class_names, labels, digest.hexdigest()[:16], raw_shape=raw_shape
+    )
 
 
 def resolve_class(normal_class: int | str, arrays: Arrays) -> int:
@@ -110,6 +134,25 @@ def resolve_class(normal_class: int | str, arrays: Arrays) -> int:
             return int(normal_class)
     there = describe_classes(arrays.y_train, arrays.class_names)
     raise InputError(f"normal_class={normal_class}: {arrays.name} has no such class; it has {there}")
+
+
+def to_array(name: str, values: Any) -> np.ndarray:
+    """What a Python user calls an array: NumPy's, a tensor on any device, lists, a data frame.
+
+    Args:
+        name: What it is called in the message.
+        values: Numbers, or labels.
+
+    Raises:
+        ValueError: If it is not that.
+    """
+    try:
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except (TypeError, ValueError) as error:  # ragged lists, a tensor of bfloat16
+        raise ValueError(f"{name} is no array of numbers ({one_line(error)})") from error
+    if array.dtype.kind == "O":
+        raise ValueError(f"{name} holds Python objects; numbers are right: fill gaps, and encode text and categories")
+    return array
 
 
 def check_finite(name: str, array: np.ndarray) -> None:
@@ -163,6 +206,14 @@ def to_samples(name: str, x: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: If they are not like that, or not finite.
     """
+    x = to_numbers(name, x)
+    if channels_last(name, x):
+        x = x.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x[:, None] if x.ndim == 3 else x)
+
+
+def to_numbers(name: str, x: np.ndarray) -> np.ndarray:
+    """Samples as `to_samples` has them, but with their axes as they came; arguments and errors as there."""
     check_finite(name, x)
     if x.dtype.kind not in "biuf":
         raise ValueError(f"{name} is of type {x.dtype}; integers or floats are right")
@@ -174,13 +225,12 @@ def to_samples(name: str, x: np.ndarray) -> np.ndarray:
         if not np.isfinite(x).all():
             raise ValueError(f"{name} holds values too large for float32; scale them")
         return x
-    x = x.transpose(0, 3, 1, 2) if channels_last(name, x) else x if x.ndim == 4 else x[:, None]
     low, high = x.min(), x.max()
     whole = x.dtype.kind in "iu"
     if low < 0 or high > (255 if whole else 1):
         right = "0 to 255" if whole else "[0, 1]: scale them, or give uint8"
         raise ValueError(f"{name} holds pixels from {low} to {high} in {x.dtype}; {right} is right")
-    return np.ascontiguousarray(x, dtype=np.uint8 if whole else np.float32)
+    return x.astype(np.uint8 if whole else np.float32, copy=False)
 
 
 def channels_last(name: str, x: np.ndarray) -> bool:

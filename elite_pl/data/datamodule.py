@@ -1,7 +1,7 @@
-"""Batches: the samples lie on the device once, as one tensor, and every batch is gathered there by index."""
+"""Batches, gathered by index from samples that lie on the device once, as one tensor, or in a file if they are many."""
 
 from collections.abc import Callable, Iterator
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
@@ -10,8 +10,11 @@ from torch import Tensor
 
 from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
-from elite_pl.data.preprocessing import Preprocessing, preprocessing
+from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
+from elite_pl.data.rows import Rows
 from elite_pl.data.splits import Split, is_anomaly
+
+RESIDENT = 2**32  # bytes of memory-mapped samples that are copied to the device; of more, each batch is read anew
 
 
 class Batch(TypedDict):
@@ -19,6 +22,7 @@ class Batch(TypedDict):
 
     Attributes:
         unlabeled: Samples, shape (n, ...); one of several processes has its shard of them only.
+        unchanged: The same before augmentation.
         index: Their positions among the unlabeled samples, shape (n,).
         truth: Their true labels, +1 or -1, shape (n,): for the oracle and for diagnostics, never for a real method.
         labeled: Labeled samples, shape (m, ...).
@@ -26,6 +30,7 @@ class Batch(TypedDict):
     """
 
     unlabeled: Tensor
+    unchanged: Tensor
     index: Tensor
     truth: Tensor
     labeled: Tensor
@@ -35,22 +40,32 @@ class Batch(TypedDict):
 class Samples:
     """Samples on a device, in the form in which they came; batches of them are scaled when they are gathered.
 
+    More than `RESIDENT` bytes of a memory-mapped array stay in their file, and go to the device batch by batch.
+
     Args:
-        values: uint8 pixels or floats, shape (n, ...).
+        samples: uint8 pixels or floats, shape (n, ...).
         preprocessing: How they become the numbers that a network sees.
         device: Where they lie.
     """
 
-    def __init__(self, values: np.ndarray, preprocessing: Preprocessing, device: torch.device) -> None:
-        self.values = preprocessing.once(values).to(device)
-        self.preprocessing = preprocessing.to(device)
+    def __init__(self, samples: np.ndarray | Rows, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.rows = samples if isinstance(samples, Rows) else Rows(samples)
+        self.preprocessing, self.device = preprocessing.to(device), device
+        self.streamed = self.rows.on_disk and self.rows.nbytes > RESIDENT
+        self.values = self.read(slice(0, 0) if self.streamed else slice(None))
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.rows)
+
+    def read(self, index: np.ndarray | slice) -> Tensor:
+        """Brings samples to the device, shape (n, ...)."""
+        return self.preprocessing.once(self.rows[index]).to(self.device)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Gathers samples, scaled, as floats of shape (n, ...)."""
-        return self.preprocessing.scaled(self.values[index])
+        if not self.streamed:
+            return self.preprocessing.scaled(self.values[index])
+        return self.preprocessing.scaled(self.read(index if isinstance(index, slice) else index.cpu().numpy()))
 
     def in_order(self, size: int = 1000) -> Iterator[Tensor]:
         """Yields all samples in batches."""
@@ -86,8 +101,10 @@ class TrainingBatches:
             if data.labeled_batch_size is not None:
                 drawn = balanced_draw(data.labeled_y.cpu(), data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
+            unlabeled = data.unlabeled[index[distributed.shard(len(index))]]
             yield Batch(
-                unlabeled=data.unlabeled[index[distributed.shard(len(index))]],
+                unlabeled=unlabeled,
+                unchanged=unlabeled,
                 index=index,
                 truth=data.truth[index],
                 labeled=labeled,
@@ -161,8 +178,8 @@ class PollutedData(pl.LightningDataModule):
         split: Split,
         *,
         normal_class: int,
-        size: int | None,
-        scaling: str | list[float],
+        size: Size | None,
+        scaling: Literal["unit", "gcn", "standard"] | Pair,
         batch_size: int,
         labeled_batch_size: int | None,
         seed: int,
@@ -170,9 +187,8 @@ class PollutedData(pl.LightningDataModule):
         super().__init__()
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
-        self.preprocessing = preprocessing(
-            arrays.x_train[np.concatenate([split.unlabeled, split.labeled])], size, scaling
-        )
+        training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
+        self.preprocessing = preprocessing(training, size, scaling)
         self.place(torch.device("cpu"))
 
     def place(self, device: torch.device) -> None:
@@ -182,12 +198,12 @@ class PollutedData(pl.LightningDataModule):
         self.device = device
         arrays, split = self.arrays, self.split
 
-        def samples(values: np.ndarray) -> Samples:
-            return Samples(values, self.preprocessing, device)
+        def samples(array: np.ndarray, index: np.ndarray) -> Samples:
+            return Samples(Rows(array, index), self.preprocessing, device)
 
-        self.unlabeled = samples(arrays.x_train[split.unlabeled])
-        self.labeled = samples(arrays.x_train[split.labeled])
-        self.test = samples(arrays.x_test[split.test])
+        self.unlabeled = samples(arrays.x_train, split.unlabeled)
+        self.labeled = samples(arrays.x_train, split.labeled)
+        self.test = samples(arrays.x_test, split.test)
         self.truth = torch.where(self.anomalous("unlabeled").to(device), -1.0, 1.0)
         self.labeled_y = torch.as_tensor(split.labeled_y).to(device, torch.float32)
 

@@ -1,15 +1,23 @@
 """How samples become the numbers that a network sees, without a look at their labels."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from elite_pl.errors import InputError
+from elite_pl.annotations import Range, checked
+from elite_pl.data.rows import Rows
 
-SCALINGS = ("unit", "gcn")
+
+def _is_pair(scaling: Sequence[Any]) -> bool:
+    return len(scaling) == 2 and scaling[1] > 0
+
+
+Size = Annotated[int, Range("a number of pixels from 4 to 4096", lambda value: 4 <= value <= 4096)]
+Pair = Annotated[Sequence[float], Range("[mean, standard deviation > 0] of the pixels", _is_pair)]
 
 
 class Preprocessing(NamedTuple):
@@ -27,10 +35,10 @@ class Preprocessing(NamedTuple):
     shift: Tensor
     scale: Tensor
 
-    def once(self, values: np.ndarray) -> Tensor:
+    def once(self, values: np.ndarray | Tensor) -> Tensor:
         """What is done to samples once, before they are put on the device: values (n, ...) to a tensor (n, ...)."""
         samples = torch.as_tensor(values)
-        if self.size is not None:
+        if self.size is not None and samples.shape[2:] != (self.size, self.size):
             samples = resized(samples, self.size)
         return contrast_normalised(samples.to(self.shift.dtype)) if self.contrast else samples
 
@@ -43,46 +51,50 @@ class Preprocessing(NamedTuple):
         return self._replace(shift=self.shift.to(device), scale=self.scale.to(device))
 
 
-def preprocessing(training: np.ndarray, size: int | None, scaling: str | list[float]) -> Preprocessing:
+@checked
+def preprocessing(
+    training: np.ndarray | Rows, size: Size | None, scaling: Literal["unit", "gcn", "standard"] | Pair
+) -> Preprocessing:
     """What a data set's samples need.
 
     Args:
         training: All training samples as stored, shape (n, ...).
         size: Pixels of the sides that images are resized to; None leaves them as they are.
         scaling: `"unit"`: pixels (uint8) become [0, 1], floats that lie there stay as they are, other vectors are
-            standardised feature by feature with mean and standard deviation of the training samples. `"gcn"`: global
-            contrast normalisation, then the smallest and largest value in the training samples become 0 and 1, as in
-            Ruff et al., "Deep One-Class Classification", ICML 2018. A pair of numbers: mean and standard deviation of
-            pixels in [0, 1].
+            standardised feature by feature with mean and standard deviation of the training samples. `"standard"`: as
+            `"unit"`, and vectors are standardised wherever they lie. `"gcn"`: global contrast normalisation, then the
+            smallest and largest value in the training samples become 0 and 1, as in Ruff et al., "Deep One-Class
+            Classification", ICML 2018. A pair of numbers: mean and standard deviation of pixels in [0, 1].
 
     Raises:
-        InputError: If samples are no images and an image is needed, or the values mean nothing.
+        ValueError: If an argument is not as annotated, or needs images where samples are vectors.
     """
-    image, dtype = training.ndim == 4, torch.get_default_dtype()
-    if size is not None and not (image and isinstance(size, int) and size >= 4):
-        raise InputError(f"dataset.size={size}: needs images and 4 pixels or more; samples are {training.shape[1:]}")
-    if isinstance(scaling, str) and scaling not in SCALINGS:
-        raise InputError(f"dataset.scaling={scaling}: must be unit, gcn, or [mean, standard deviation] of the pixels")
+    training = training if isinstance(training, Rows) else Rows(training)
+    image, dtype = len(training.shape) == 4, torch.get_default_dtype()
+    if not image and (size is not None or scaling not in ("unit", "standard")):
+        asked = f"scaling={scaling}" if size is None else f"size={size}"
+        raise ValueError(f"{asked}: needs images; samples are vectors of {training.shape[1]} features")
     if scaling == "gcn":
-        if not image:
-            raise InputError(f"dataset.scaling=gcn: needs images; samples are vectors of {training.shape[1]} features")
         raw = Preprocessing(size, True, torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype))
-        low, high = raw.once(training).aminmax()
+        lows, highs = zip(*(raw.once(block).aminmax() for block in training.blocks()), strict=True)
+        low, high = torch.stack(lows).min(), torch.stack(highs).max()
         return raw._replace(shift=low, scale=high - low)
     highest = 255.0 if training.dtype == np.uint8 else 1.0
     if not isinstance(scaling, str):
-        numbers = isinstance(scaling, list) and all(isinstance(value, int | float) for value in scaling)
-        if not (numbers and image and len(scaling) == 2 and scaling[1] > 0):
-            rule = "must be unit, gcn, or [mean, standard deviation > 0] of the pixels of images"
-            raise InputError(f"dataset.scaling={scaling}: {rule}")
         mean, deviation = (torch.as_tensor(value * highest, dtype=dtype) for value in scaling)
         return Preprocessing(size, False, mean, deviation)
-    if training.dtype == np.uint8 or (training.min() >= 0 and training.max() <= 1):
+    if image or (scaling == "unit" and all(x.min() >= 0 and x.max() <= 1 for x in training.blocks())):
         return Preprocessing(size, False, torch.zeros((), dtype=dtype), torch.full((), highest, dtype=dtype))
-    spread = training.std(axis=0, dtype=np.float64)
+    center, spread = moments(training)
     spread[spread == 0] = 1  # a constant feature
-    centre = training.mean(axis=0, dtype=np.float64)
-    return Preprocessing(size, False, torch.as_tensor(centre, dtype=dtype), torch.as_tensor(spread, dtype=dtype))
+    return Preprocessing(size, False, torch.as_tensor(center, dtype=dtype), torch.as_tensor(spread, dtype=dtype))
+
+
+def moments(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature, in float64."""
+    mean = np.asarray(sum(block.sum(axis=0, dtype=np.float64) for block in rows.blocks())) / len(rows)
+    variance = np.asarray(sum(np.square(block - mean).sum(axis=0) for block in rows.blocks())) / len(rows)
+    return mean, np.sqrt(variance)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

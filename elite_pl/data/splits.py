@@ -12,10 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 
-from elite_pl.errors import InputError
+from elite_pl.annotations import Range, Share, at_least, checked
+from elite_pl.errors import LabelError
 from elite_pl.files import atomic_write
 
 NORMAL, ANOMALY, UNLABELED = 1, -1, 0
@@ -37,10 +39,11 @@ class Split:
     labeled_y: np.ndarray
     test: np.ndarray
 
-    def save(self, path: Path) -> None:
-        """Write the four arrays to an npz file that is either complete or absent."""
+    def save(self, path: Path, **more: np.ndarray | None) -> None:
+        """Write the four arrays, and more if they are not None, to an npz file that is either complete or absent."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)} | more
         with atomic_write(path) as temporary:
-            np.savez(temporary, **{field.name: getattr(self, field.name) for field in fields(self)})
+            np.savez(temporary, **{name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
     def load(cls, path: Path) -> Split:
@@ -62,29 +65,30 @@ def hold_out(split: Split, part: int, parts: int) -> tuple[Split, np.ndarray]:
         training part.
 
     Raises:
-        InputError: If there are fewer labeled samples of a kind than parts.
+        LabelError: If there are fewer labeled samples of a kind than parts.
     """
     kinds = [np.flatnonzero(split.labeled_y == kind) for kind in (NORMAL, ANOMALY)]
     fewest = min(map(len, kinds))
     if fewest < parts or fewest < 2:
-        raise InputError(f"label_ratio: {fewest} labeled samples of a kind make no {parts} folds; use more or --folds")
+        raise LabelError(f"{fewest} labeled samples of a kind make no {parts} folds")
     out = np.concatenate([kind[part::parts] for kind in kinds])
     held = split.labeled[out]
     labeled, labeled_y = np.delete(split.labeled, out), np.delete(split.labeled_y, out)
     return replace(split, labeled=labeled, labeled_y=labeled_y, test=np.arange(len(held))), held
 
 
+@checked
 def polluted_one_vs_rest(
     y_train: np.ndarray,
     y_test: np.ndarray,
     *,
     dataset: str,
     normal_class: int,
-    pollution: float,
-    label_ratio: float,
-    n_train: int | None,
+    pollution: Share,
+    label_ratio: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)],
+    n_train: Annotated[int, at_least(2)] | None,
     seed: int,
-    labeled_from: str = "inside",
+    labeled_from: Literal["inside", "outside"] = "inside",
     class_names: Sequence[str] | None = None,
 ) -> Split:
     """Draw a polluted, partly labeled training set (paper Sec. 5.1).
@@ -112,31 +116,23 @@ def polluted_one_vs_rest(
         The split. Labeled and unlabeled never overlap.
 
     Raises:
-        InputError: a value out of range, or a combination that the data cannot serve; the message names values that
+        ValueError: a value out of range, or a combination that the data cannot serve; the message names values that
             work.
     """
-    if not 0 <= pollution < 1:
-        raise InputError(f"pollution={pollution}: not a share of anomalies; a number from 0 to below 1")
-    if not 0 <= label_ratio <= 1:
-        raise InputError(f"label_ratio={label_ratio}: not a share of labeled samples; a number from 0 to 1")
-    if n_train is not None and n_train < 2:
-        raise InputError(f"n_train={n_train}: too few samples to train on; at least 2, or null for all of the class")
-    if labeled_from not in ("inside", "outside"):
-        raise InputError(f"dataset.labeled_from={labeled_from}: unknown; inside or outside")
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     is_normal = y_train == normal_class
     if not is_normal.any():
         there = describe_classes(y_train, class_names)
-        raise InputError(f"normal_class={normal_class}: the training part has no such class; it has {there}")
+        raise ValueError(f"normal_class={normal_class}: the training part has no such class; it has {there}")
     test_normal = np.count_nonzero(y_test == normal_class)
     if test_normal in (0, len(y_test)):
         kind = "anomaly" if test_normal else "normal sample"
-        raise InputError(f"normal_class={normal_class}: the test part has no {kind}; a ROC AUC needs both kinds")
+        raise ValueError(f"normal_class={normal_class}: the test part has no {kind}; a ROC AUC needs both kinds")
 
     stock = _Stock(int(is_normal.sum()), int((~is_normal).sum()), labeled_from)
     n_normal, n_anomalous, k = stock.counts(pollution, label_ratio, n_train)
     if not stock.serves((n_normal, n_anomalous, k), label_ratio > 0):
-        raise InputError(stock.explain(pollution, label_ratio, n_train))
+        raise ValueError(stock.explain(pollution, label_ratio, n_train))
 
     stream = hashlib.sha256(f"{dataset}/{normal_class}/{seed}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(stream[:16], "big"))
@@ -165,7 +161,7 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
         The split, in the order of the data (normal samples first among the labeled).
 
     Raises:
-        InputError: other values, fewer than 2 unlabeled samples, or a test part of one kind.
+        ValueError: other values, fewer than 2 unlabeled samples, or a test part of one kind.
     """
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     for part, y, allowed in (("y_train", y_train, (1, -1, 0)), ("y_test", y_test, (1, -1))):
@@ -173,14 +169,12 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
             shown = ", ".join(map(str, strange[:5]))
             right = ", ".join(map(str, allowed))
             meaning = "1 normal, -1 anomaly" + (", 0 unlabeled" if 0 in allowed else "; samples to score need no label")
-            raise InputError(f"dataset.labels=known: {part} holds {shown}; {right} are allowed ({meaning})")
+            raise ValueError(f"{part} holds {shown}; {right} are allowed ({meaning})")
     unlabeled = np.flatnonzero(y_train == UNLABELED)
     if len(unlabeled) < 2:
-        raise InputError(
-            f"dataset.labels=known: y_train has {len(unlabeled)} unlabeled samples (0); training needs at least 2"
-        )
+        raise ValueError(f"y_train has {len(unlabeled)} unlabeled samples (0); training needs at least 2")
     if len(y_test) and len(np.unique(y_test)) < 2:
-        raise InputError("dataset.labels=known: y_test has one kind only; give both 1 and -1, or no test part")
+        raise ValueError("y_test has one kind only; give both 1 and -1, or no test part")
     normal, anomalous = np.flatnonzero(y_train == NORMAL), np.flatnonzero(y_train == ANOMALY)
     labeled = np.concatenate([normal, anomalous])
     return Split(unlabeled, labeled, y_train[labeled].astype(np.int8), np.arange(len(y_test)))
@@ -271,11 +265,11 @@ class _Stock:
     def explain(self, pollution: float, label_ratio: float, n_train: int | None) -> str:
         """Say what is wrong with a request that cannot be served, and which change of one value would mend it."""
         n_normal, n_anomalous, k = (int(count) for count in self.counts(pollution, label_ratio, n_train))
-        total, typed = n_normal + n_anomalous, "null" if n_train is None else n_train
+        total = n_normal + n_anomalous
         labels = f" and {k} labels" if self.labeled_from == "outside" else ""
-        of_set = f"pollution={pollution} draws for n_train={typed}"
+        of_set = f"pollution={pollution} draws for n_train={n_train}"
         messages = (
-            f"n_train={typed}: at pollution={pollution} it takes {n_normal} normal samples{labels}, "
+            f"n_train={n_train}: at pollution={pollution} it takes {n_normal} normal samples{labels}, "
             f"and the normal class has {self.normal}",
             f"pollution={pollution}: it takes {n_anomalous} anomalies{labels}, "
             f"and the other classes have {self.anomalous}",
@@ -317,7 +311,7 @@ class _Stock:
 
         beyond = _Stock(self.normal, self.anomalous, "outside")
         if self.labeled_from == "inside" and k > n_anomalous and beyond.serves((n_normal, n_anomalous, k), wants):
-            found.append("dataset.labeled_from=outside")
+            found.append("labeled_from=outside")
         return found
 
 

@@ -6,25 +6,27 @@ A method (`elite_pl/methods/`) adds its loss, and nothing else; one without a gr
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from elite_pl import distributed, seeding
 from elite_pl.algorithm import losses
-from elite_pl.algorithm.batchnorm import STATISTICS, calibrate, frozen_statistics, repeated_pass, running_statistics
+from elite_pl.algorithm.augmentation import Augmentation
+from elite_pl.algorithm.batchnorm import calibrate, frozen_statistics, repeated_pass, running_statistics
 from elite_pl.algorithm.metrics import RocAuc
+from elite_pl.annotations import Count, NotNegative, Positive, Share, at_least, checked
 from elite_pl.data.datamodule import Batch, PollutedData, Samples
-from elite_pl.errors import InputError, TrainingError
+from elite_pl.errors import LabelError, TrainingError
 from elite_pl.methods.pretraining import pretrain
 from elite_pl.models.networks import Backbone
-from elite_pl.models.scores import Score
+from elite_pl.models.scores import MeanOverViews, Score
 
-MARGINS = ("mean_initial", "max_labeled")
 COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they say nothing
 
 
@@ -36,6 +38,7 @@ class BaseDetector(nn.Module):
         score: Ω, the module that maps samples (n, ...) to scores (n,); all that is learned is in it.
         needs_labels: Whether it learns nothing without labels.
         needs_labeled_anomalies: Whether it learns nothing without labeled anomalies.
+        needs_of_each_kind: How many labeled samples of each kind it needs.
         infers_labels: Whether `suspicion` is the meta-gradient's, and not the score.
         needs_backbone: Whether it is made from a backbone.
     """
@@ -44,6 +47,7 @@ class BaseDetector(nn.Module):
     score: Score
     needs_labels = False
     needs_labeled_anomalies = False
+    needs_of_each_kind = 0
     infers_labels = False
     needs_backbone = False
 
@@ -56,22 +60,30 @@ class BaseDetector(nn.Module):
         """Refuses data that the method cannot learn from.
 
         Raises:
-            InputError: If there are none of the labels that the method needs.
+            LabelError: If there are none of the labels that the method needs, or too few.
+            ValueError: If its arguments do not go with the data.
         """
         if self.needs_labels and len(data.labeled) == 0:
-            if data.arrays.labels == "known":
-                raise InputError(f"dataset.labels=known: y_train holds no 1 and no -1; method={self.name} needs some")
-            raise InputError(f"label_ratio=0: method={self.name} learns from labels; give label_ratio > 0")
+            raise LabelError(f"{self.name} learns from labels, and there is none")
         if self.needs_labeled_anomalies and not (data.labeled_y < 0).any():
-            raise InputError(f"method={self.name}: learns from labeled anomalies, and there is none")
+            raise LabelError(f"{self.name} learns from labeled anomalies, and there is none")
+        normal, anomalous = (int((data.labeled_y == kind).sum()) for kind in (1, -1))
+        if min(normal, anomalous) < (few := self.needs_of_each_kind):
+            needed = f"{few} labeled sample{'s' * (few > 1)} of each kind at least"
+            raise LabelError(f"{self.name} needs {needed}, and there are {normal} normal and {anomalous} anomalous")
 
     def facts(self) -> dict[str, float]:
         """What the fit has set or chosen, for `metrics.json`."""
         return {}
 
+    @property
+    def scorer(self) -> Score:
+        """The module that scores new samples."""
+        return self.score
+
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        return self.score(sample)
+        return self.scorer(sample)
 
     @torch.no_grad()
     def score_samples(self, samples: Samples) -> Tensor:
@@ -113,7 +125,7 @@ class BaseDetector(nn.Module):
             TrainingError: If one is not finite.
         """
         if not torch.isfinite(score).all():
-            raise TrainingError(f"method={self.name}: a score is not finite; likely the data hold extreme values")
+            raise TrainingError(f"{self.name}: a score is not finite; likely the data hold extreme values")
         return score
 
 
@@ -136,14 +148,20 @@ class Detector(BaseDetector, pl.LightningModule):
         labeled_statistics: What batch normalisation uses in a pass over the labeled batch: its own (`"batch"`) or the
             `"running"` statistics, neither of which moves the running ones, or those that it has in common with the
             unlabeled batch (`"joint"`): both then go through in one pass.
+        labeled_copies: How often each labeled sample stands in the labeled batch, every copy changed by itself.
+        average_decay: Of the running mean of the weights, which then scores in their place; after t steps it is at most
+            t / (t + 10), so that the first weights are soon forgotten. None for the weights themselves.
         pretrained: File that keeps the pre-trained weights for other methods on this split; None for none.
+        augmentation: Changes the samples of training and pre-training; None for none.
+        views: What it draws for the views whose scores are averaged at test time, shape (views, width); None for the
+            samples themselves.
 
     Attributes:
         clipping: `trainer.gradient_clip_val` and its algorithm, `"norm"` or `"value"`; None for none.
         micro_batches: `trainer.accumulate_grad_batches`, the parts in which a batch goes through the network.
 
     Raises:
-        InputError: If an argument has no such value.
+        ValueError: If an argument is not as annotated, here and in what is derived from it.
     """
 
     needs_backbone = True
@@ -153,6 +171,7 @@ class Detector(BaseDetector, pl.LightningModule):
     clipping: tuple[float, str] | None = None
     micro_batches = 1
 
+    @checked
     def __init__(
         self,
         *,
@@ -161,27 +180,19 @@ class Detector(BaseDetector, pl.LightningModule):
         score: Callable[[Backbone], Score],
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
-        pretrain_epochs: int,
-        pretrain_learning_rate: float,
-        pretrain_weight_decay: float,
-        pretrain_milestone: int | None,
-        margin: str | float,
-        labeled_statistics: str,
+        pretrain_epochs: Count,
+        pretrain_learning_rate: Positive,
+        pretrain_weight_decay: NotNegative,
+        pretrain_milestone: Annotated[int, at_least(1)] | None,
+        margin: Literal["mean_initial", "max_labeled"] | Positive,
+        labeled_statistics: Literal["batch", "running", "joint"],
+        labeled_copies: Annotated[int, at_least(1)],
+        average_decay: Share | None,
         pretrained: Path | None = None,
+        augmentation: Augmentation | None = None,
+        views: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if not (margin in MARGINS if isinstance(margin, str) else margin > 0):
-            raise InputError(f"method.margin={margin}: must be one of {', '.join(MARGINS)}, or a positive number")
-        if labeled_statistics not in (*STATISTICS, "joint"):
-            raise InputError(f"method.labeled_statistics={labeled_statistics}: must be batch, running or joint")
-        if not pretrain_epochs >= 0:
-            raise InputError(f"method.pretrain_epochs={pretrain_epochs}: must not be negative")
-        if not pretrain_learning_rate > 0:
-            raise InputError(f"method.pretrain_learning_rate={pretrain_learning_rate}: must be positive")
-        if not pretrain_weight_decay >= 0:
-            raise InputError(f"method.pretrain_weight_decay={pretrain_weight_decay}: must not be negative")
-        if pretrain_milestone is not None and not pretrain_milestone >= 1:
-            raise InputError(f"method.pretrain_milestone={pretrain_milestone}: must be an epoch from 1, or null")
         self.automatic_optimization = False
         self.name, self.backbone = name, backbone
         self.score = score(backbone)
@@ -193,6 +204,10 @@ class Detector(BaseDetector, pl.LightningModule):
             "milestone": pretrain_milestone,
         }
         self.margin_rule, self.labeled_statistics, self.pretrained = margin, labeled_statistics, pretrained
+        self.labeled_copies, self.augmentation, self.views = labeled_copies, augmentation, views
+        self.averaged = None
+        if average_decay is not None:
+            self.averaged = AveragedModel(self.score, avg_fn=running_mean(average_decay), use_buffers=True)
         self.register_buffer("margin", torch.zeros(()))
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
         self.roc_auc = RocAuc(sync_on_compute=False)  # every process gets the scores of all
@@ -232,20 +247,20 @@ class Detector(BaseDetector, pl.LightningModule):
             self.prepared.fill_(True)
 
     def check(self, data: PollutedData) -> None:
-        """Refuses data that the method cannot learn from.
-
-        Raises:
-            InputError: If there are none of the labels that the method needs.
-        """
+        """Refuses data that the method cannot learn from; see `BaseDetector.check`."""
         super().check(data)
         if self.margin_rule == "max_labeled" and len(data.labeled) == 0:
-            raise InputError("method.margin=max_labeled: there is no labeled sample; use mean_initial or a number")
+            raise ValueError("margin=max_labeled: there is no labeled sample; must be mean_initial or a number")
+        alone = self.needs_labels and len(data.labeled) == 1 and self.labeled_statistics == "batch"
+        if alone and running_statistics(self.score):
+            rule = "a single labeled sample has no statistics; label another one, or use running"
+            raise ValueError(f"labeled_statistics=batch: {rule}")
 
     def prepare(self, data: PollutedData) -> None:
         """Initialises the network, the center and the margin from all training samples, without their labels."""
         for network in (self.backbone.encoder, self.backbone.decoder):
             network.to(self.device)
-        pretrain(self.backbone, data, **self.pretraining, cache=self.pretrained)
+        pretrain(self.backbone, data, **self.pretraining, augmentation=self.augmentation, cache=self.pretrained)
         self.calibrate(data)
         with torch.no_grad():
             self.score.eval()
@@ -259,6 +274,8 @@ class Detector(BaseDetector, pl.LightningModule):
             self.margin.copy_(losses.margin_max_labeled(initial[len(data.unlabeled) :]))
         else:
             self.margin.fill_(float(self.margin_rule))
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(self.score.state_dict())
 
     def calibrate(self, data: PollutedData) -> None:
         """Measures the running statistics afresh over all training samples; see `batchnorm.calibrate`."""
@@ -270,7 +287,7 @@ class Detector(BaseDetector, pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step."""
-        loss = self.loss(batch)
+        loss = self.loss(self.augmented(batch))
         self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss)
         self.observe(loss=loss)
         if batch_idx == int(self.trainer.num_training_batches) - 1:
@@ -295,6 +312,32 @@ class Detector(BaseDetector, pl.LightningModule):
         if self.clipping is not None:
             self.clip_gradients(optimizer, *self.clipping)
         optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.score)
+
+    def augmented(self, batch: Batch) -> Batch:
+        """The batch with its samples changed at random, and the labeled ones in several copies."""
+        if self.augmentation is None and self.labeled_copies == 1:
+            return batch
+        y = batch["labeled_y"].repeat(self.labeled_copies)
+        labeled = batch["labeled"].repeat(self.labeled_copies, *[1] * (batch["labeled"].ndim - 1))
+        n = len(batch["index"])
+        changed = {"labeled": self.augment(labeled, "labeled", len(y)), "labeled_y": y}
+        return cast(Batch, {**batch, "unlabeled": self.augment(batch["unlabeled"], "unlabeled", n), **changed})
+
+    def augment(self, sample: Tensor, purpose: str, n: int) -> Tensor:
+        """Changes samples at random, in a way that only the step, the purpose and their places decide.
+
+        Args:
+            sample: This process's shard of n samples, or all of them.
+            purpose: What they are for; each purpose has its own random numbers.
+            n: The size of the whole batch.
+        """
+        if self.augmentation is None:
+            return sample
+        generator = seeding.generator(self.data.seed, "augmentation", purpose, self.global_step)
+        draws = self.augmentation.draw(n, tuple(sample.shape[1:]), generator)
+        return self.augmentation.apply(sample, draws if len(sample) == n else draws[distributed.shard(n)])
 
     @property
     def learning_rate(self) -> float:
@@ -302,22 +345,30 @@ class Detector(BaseDetector, pl.LightningModule):
         return cast(torch.optim.Optimizer, self.optimizers()).param_groups[0]["lr"]
 
     def of_unlabeled(self, function: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        """What a function of samples (n, ...) gives for each of the whole unlabeled batch, shape (n,).
+        """Applies a per-sample function to the whole unlabeled batch.
 
-        A process has the samples of its shard only, see `distributed.gather`. A micro-batch keeps nothing but its
-        values: its pass is repeated when the gradient reaches it.
+        A process computes the values of its shard, and gathers those of the others. Of a micro-batch nothing but the
+        values is kept: if they have a gradient, it repeats the forward pass.
+
+        Args:
+            function: Maps samples (n, ...) to values (..., n).
+            batch: The batch, of which this process has a shard.
+
+        Returns:
+            The values of the whole batch, shape (..., n).
         """
-        pieces = self.pieces(batch["unlabeled"])
-        if len(pieces) == 1:
+        samples = self.in_micro_batches(batch)
+        if len(samples) == 1:
             own = function(batch["unlabeled"])
         else:
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
-            own = torch.cat([checkpoint(function, piece, **options) for piece in pieces])
+            own = torch.cat([checkpoint(function, sample, **options) for sample in samples], dim=-1)
         return distributed.gather(own, len(batch["index"]))
 
-    def pieces(self, sample: Tensor) -> tuple[Tensor, ...]:
-        """The micro-batches of samples (n, ...), of at least two samples each."""
+    def in_micro_batches(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The micro-batches of this process's unlabeled samples, of at least two samples each."""
+        sample = batch["unlabeled"]
         return sample.tensor_split(max(1, min(self.micro_batches, len(sample) // 2)))
 
     def unlabeled_score(self, batch: Batch) -> Tensor:
@@ -356,6 +407,14 @@ class Detector(BaseDetector, pl.LightningModule):
 
     # Scoring
 
+    @property
+    def scorer(self) -> Score:
+        """What scores: the score with averaged weights, over the views, as far as there are any."""
+        score = self.score if self.averaged is None else cast(Score, self.averaged.module)
+        if self.views is None or self.augmentation is None:
+            return score
+        return MeanOverViews(score, self.augmentation, self.views)
+
     def facts(self) -> dict[str, float]:
         """The margin."""
         return {"train/margin": float(self.margin)}
@@ -381,6 +440,16 @@ class Detector(BaseDetector, pl.LightningModule):
         if not torch.isfinite(score).all():
             raise TrainingError(f"step {self.global_step}: a score is not finite; the learning rate is likely too high")
         return score
+
+
+def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The update of averaged weights: `w̄ + (1 - β)(w - w̄)` with `β = min(decay, t / (t + 10))` after t steps."""
+
+    def update(mean: Tensor, new: Tensor, steps: Tensor | int) -> Tensor:
+        t = float(steps)
+        return mean + (1 - min(decay, t / (t + 10))) * (new - mean)
+
+    return update
 
 
 def collapsed(score: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """What the methods share that must know how many of the unlabeled samples are anomalies."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ from torch import Tensor
 from elite_pl import distributed
 from elite_pl.algorithm.contamination import estimate
 from elite_pl.algorithm.losses import hinge, inverse_distance
+from elite_pl.annotations import Count, Positive, Share, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.base import Detector
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,9 @@ class Contaminated(Detector):
     The loss of a normal sample is its score.
 
     Args:
-        contamination: α: a number in [0, 1); `"given"`, the true share, as is published practice; or `"estimated"`
-            from the labels, after the warm-up, see `contamination.estimate`.
+        contamination: α: a number in [0, 1); `"given"`, the true share, as is published practice; `"estimated"` from
+            the labels, after the warm-up, see `contamination.estimate`; or `"auto"`: given where the truth is known,
+            which it is in benchmarks alone, else estimated.
         warm_up: Epochs at the start that take every unlabeled sample for normal.
         loss: Of an anomaly: `"inverse"`, `1 / (Ω + ε)`, or `"hinge"`, Eq. 4 of the ELITE paper.
         epsilon: Keeps the inverse of a score finite.
@@ -32,17 +33,17 @@ class Contaminated(Detector):
 
     contamination: Tensor
 
-    def __init__(self, *, contamination: str | float, warm_up: int, loss: str, epsilon: float, **detector: Any) -> None:
+    @checked
+    def __init__(
+        self,
+        *,
+        contamination: Literal["auto", "given", "estimated"] | Share,
+        warm_up: Count,
+        loss: Literal["inverse", "hinge"],
+        epsilon: Positive,
+        **detector: Any,
+    ) -> None:
         super().__init__(**detector)
-        number = isinstance(contamination, int | float) and 0 <= contamination < 1
-        if not number and contamination not in ("given", "estimated"):
-            raise InputError(f"method.contamination={contamination}: must be in [0, 1), or given, or estimated")
-        if loss not in ("inverse", "hinge"):
-            raise InputError(f"method.loss={loss}: must be inverse or hinge")
-        if not isinstance(warm_up, int) or warm_up < 0:
-            raise InputError(f"method.warm_up={warm_up}: must be a number of epochs, 0 or more")
-        if not epsilon > 0:
-            raise InputError(f"method.epsilon={epsilon}: must be positive")
         self.contamination_rule, self.warm_up = contamination, warm_up
         self.loss_of_anomaly, self.epsilon = loss, epsilon
         self.register_buffer("contamination", torch.zeros(()))  # a checkpoint keeps it
@@ -60,33 +61,37 @@ class Contaminated(Detector):
         return self.current_epoch < self.warm_up
 
     def check(self, data: PollutedData) -> None:
-        """Refuses data that do not tell α in the way that was asked for.
-
-        Raises:
-            InputError: If there are no true labels to take α from, or no labels of both kinds to estimate it from.
-        """
+        """Refuses data that do not tell α in the way that was asked for; see `BaseDetector.check`."""
         super().check(data)
-        if self.contamination_rule == "given" and data.arrays.labels == "known":
-            raise InputError("method.contamination=given: the data do not tell it; give a number, or estimated")
-        if self.contamination_rule == "estimated" and len(data.labeled_y.unique()) < 2:
-            raise InputError("method.contamination=estimated: needs labels of both kinds; give a number, or given")
+        found, asked = self.contamination_of(data), f"contamination={self.contamination_rule}"
+        if found == "given" and data.arrays.labels == "known":
+            raise ValueError(f"{asked}: nobody knows the true share; must be a number, or estimated")
+        if found == "estimated" and len(data.labeled_y.unique()) < 2:
+            raise ValueError(f"{asked}: there are no labels of both kinds to estimate it from; must be a number")
+
+    def contamination_of(self, data: PollutedData) -> str | float:
+        """α as a number, or how it is found: `"given"` or `"estimated"`."""
+        if self.contamination_rule != "auto":
+            return self.contamination_rule
+        return "estimated" if data.arrays.labels == "known" else "given"
 
     def on_train_start(self) -> None:
         """Says when the warm-up leaves nothing to the method."""
         epochs = self.trainer.max_epochs
         if epochs is not None and self.warm_up >= epochs:
-            log.warning("method.warm_up=%d: no epoch of %d is left to the method itself", self.warm_up, epochs)
+            log.warning("warm_up=%d: no epoch of %d is left to the method itself", self.warm_up, epochs)
 
     def on_train_epoch_start(self) -> None:
         """Finds α once, when the warm-up has ended."""
         if self.current_epoch != self.warm_up:
             return
-        if self.contamination_rule == "given":
+        found = self.contamination_of(self.data)
+        if found == "given":
             self.contamination.copy_((self.data.truth < 0).float().mean())
-        elif self.contamination_rule == "estimated":
+        elif found == "estimated":
             labeled, unlabeled = (self.score_samples(part) for part in (self.data.labeled, self.data.unlabeled))
             self.train()
             self.contamination.fill_(estimate(labeled, self.data.labeled_y.cpu(), unlabeled))
             distributed.broadcast_([self.contamination])
         else:
-            self.contamination.fill_(float(self.contamination_rule))
+            self.contamination.fill_(float(found))

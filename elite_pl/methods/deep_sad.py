@@ -1,12 +1,12 @@
 """Deep SAD: Deep SVDD that also trains on the labels."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from elite_pl.algorithm.losses import hinge, inverse_distance
+from elite_pl.annotations import NotNegative, Positive, checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.errors import InputError
 from elite_pl.methods.base import Detector
 
 
@@ -27,16 +27,17 @@ class DeepSad(Detector):
 
     needs_labels = True
 
-    def __init__(self, *, loss: str, eta: float, average: str, epsilon: float, **detector: Any) -> None:
+    @checked
+    def __init__(
+        self,
+        *,
+        loss: Literal["inverse", "hinge"],
+        eta: NotNegative,
+        average: Literal["samples", "parts"],
+        epsilon: Positive,
+        **detector: Any,
+    ) -> None:
         super().__init__(**detector)
-        if loss not in ("inverse", "hinge"):
-            raise InputError(f"method.loss={loss}: must be inverse or hinge")
-        if not eta >= 0:
-            raise InputError(f"method.eta={eta}: must not be negative")
-        if average not in ("samples", "parts"):
-            raise InputError(f"method.average={average}: must be samples or parts")
-        if not epsilon > 0:
-            raise InputError(f"method.epsilon={epsilon}: must be positive")
         self.labeled_loss, self.eta, self.average, self.epsilon = loss, eta, average, epsilon
 
     def loss(self, batch: Batch) -> Tensor:

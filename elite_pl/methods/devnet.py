@@ -1,25 +1,26 @@
 """DevNet: a scalar score that lies far above a prior for the labeled anomalies, and near its mean for all others."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from elite_pl import seeding
 from elite_pl.algorithm.losses import deviation
+from elite_pl.annotations import Positive, at_least, checked
 from elite_pl.data.datamodule import Batch, PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.base import Detector
 
 
 class DevNet(Detector):
     """Minimises the deviation loss, with unlabeled samples taken for normal, in batches that anomalies are half of.
 
-    Source: Pang et al., "Deep Anomaly Detection with Deviation Networks", KDD 2019. `margin` is its a; the paper has
-    no labeled normal samples, here they join the unlabeled batch.
+    Source: Pang et al., "Deep Anomaly Detection with Deviation Networks", KDD 2019. The paper has no labeled normal
+    samples, here they join the unlabeled batch.
 
     Args:
         prior_draws: How many reference scores are drawn from the standard Gaussian prior.
+        margin: a, in standard deviations of the prior.
         **detector: See `Detector`.
     """
 
@@ -28,12 +29,9 @@ class DevNet(Detector):
     hinge_applies = False  # a score may be negative, and the margin is in standard deviations
     prior: Tensor
 
-    def __init__(self, *, prior_draws: int, **detector: Any) -> None:
-        super().__init__(**detector)
-        if not isinstance(prior_draws, int) or prior_draws < 2:
-            raise InputError(f"method.prior_draws={prior_draws}: must be a whole number of at least 2")
-        if isinstance(self.margin_rule, str):
-            raise InputError(f"method.margin={self.margin_rule}: must be a number of standard deviations")
+    @checked
+    def __init__(self, *, prior_draws: Annotated[int, at_least(2)], margin: Positive, **detector: Any) -> None:
+        super().__init__(margin=margin, **detector)
         self.prior_draws = prior_draws
         self.register_buffer("prior", torch.tensor([0.0, 1.0]))  # mean and standard deviation
 

@@ -1,20 +1,16 @@
 """ELITE: infers the labels of the training samples from the meta-gradient, and learns from them."""
 
-import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from elite_pl import distributed
 from elite_pl.algorithm import alice
 from elite_pl.algorithm.batchnorm import repeated_pass
 from elite_pl.algorithm.losses import hinge
+from elite_pl.annotations import Count, NotNegative, Positive, checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.errors import InputError
 from elite_pl.methods.base import Detector
-
-META_GRADIENTS = {"jvp": alice.jvp, "virtual_step": alice.virtual_step}
 
 
 class Elite(Detector):
@@ -27,6 +23,7 @@ class Elite(Detector):
             itself by -η_M n M, without a hinge (Eq. 16): nothing then bounds the score of a pseudo-anomaly.
         supervised: Weight of L_v itself in the update. The paper's update has none (0). Its gradient v is at hand.
         record_iterations: For how many of the first steps the meta-gradient of every sample is kept; 0 for none.
+        labeled_statistics: See `Detector`; not `"joint"`, because v needs a pass of its own.
         **detector: See `Detector`.
     """
 
@@ -38,32 +35,21 @@ class Elite(Detector):
     recorded: Tensor
     recorded_position: Tensor
 
+    @checked
     def __init__(
         self,
         *,
-        meta_gradient: str,
-        meta_scale: float,
-        weights: str,
-        supervised: float,
-        record_iterations: int,
+        meta_gradient: Literal["jvp", "virtual_step"],
+        meta_scale: Positive,
+        weights: Literal["raw", "mean", "signed"],
+        supervised: NotNegative,
+        record_iterations: Count,
+        labeled_statistics: Literal["batch", "running"],
         **detector: Any,
     ) -> None:
-        super().__init__(**detector)
-        if meta_gradient not in META_GRADIENTS:
-            raise InputError(f"method.meta_gradient={meta_gradient}: must be jvp or virtual_step")
-        if weights not in alice.WEIGHTS:
-            raise InputError(f"method.weights={weights}: must be raw, mean or signed")
-        if self.labeled_statistics == "joint":
-            raise InputError("method.labeled_statistics=joint: v needs a pass of its own; must be batch or running")
-        if not 0 < meta_scale < math.inf:
-            raise InputError(f"method.meta_scale={meta_scale}: must be positive and finite")
-        if not 0 <= supervised < math.inf:
-            raise InputError(f"method.supervised={supervised}: must not be negative, nor infinite")
-        if not isinstance(record_iterations, int) or record_iterations < 0:
-            raise InputError(f"method.record_iterations={record_iterations}: must be a number of steps, 0 for none")
-        self.infer = META_GRADIENTS[meta_gradient]
-        self.meta_scale, self.weights, self.supervised = meta_scale, weights, supervised
-        self.record_iterations = record_iterations
+        super().__init__(labeled_statistics=labeled_statistics, **detector)
+        self.meta_gradient, self.meta_scale, self.weights = meta_gradient, meta_scale, weights
+        self.supervised, self.record_iterations = supervised, record_iterations
 
     def setup(self, stage: str) -> None:
         """Makes room for what is learned about each unlabeled sample; in buffers, so that a checkpoint keeps it."""
@@ -96,35 +82,42 @@ class Elite(Detector):
         return loss + self.supervised * self.labeled_loss(inference) if self.supervised else loss
 
     def inference(self, batch: Batch) -> alice.Inference:
-        """What is inferred of the whole batch: from the part of it that this process has, and what the others found.
+        """Infers what is hidden in the whole unlabeled batch.
 
         In float32 (or float64) whatever the trainer's precision: bfloat16 has 5 % error in M.
         """
-        settings: dict[str, Any] = {
-            "learning_rate": self.learning_rate,
-            "meta_scale": self.meta_scale,
-            "weights": self.weights,
-        }
-        labeled, pieces = (batch["labeled"], batch["labeled_y"], self.margin), self.pieces(batch["unlabeled"])
-        options = settings | {"labeled_statistics": self.labeled_statistics}
-        n = len(batch["index"])
-        if len(pieces) == 1:
-            with torch.autocast(self.device.type, enabled=False):
-                own = self.infer(self.score, batch["unlabeled"], *labeled, **options)
-            if len(own.score) == n:
-                return own
-            score, d = distributed.gather(torch.stack([own.score, own.d]), n)
-        else:
-            with torch.autocast(self.device.type, enabled=False), repeated_pass(self.score):
-                own = self.infer(self.score, pieces[0], *labeled, **options)
-                found = [own.d]
-                for piece in pieces[1:]:
-                    if self.infer is alice.jvp:  # one v serves all
-                        found.append(alice.derivative(self.score, piece, own.labeled_gradient)[1])
-                    else:
-                        found.append(self.infer(self.score, piece, *labeled, **options).d)
-            score, d = self.unlabeled_score(batch), distributed.gather(torch.cat(found), n)
-        return alice.of_whole_batch(own, score, d.detach(), **settings)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.meta_gradient == "virtual_step":
+                return self.virtual_step(batch)
+            theta, buffers = alice.state(self.score)
+            v, labeled_score, labeled_loss = alice.labeled_gradient(
+                self.score, theta, buffers, batch["labeled"], batch["labeled_y"], self.margin, self.labeled_statistics
+            )
+            score, d = self.of_unlabeled(
+                lambda sample: torch.stack(alice.derivative(self.score, theta, buffers, sample, v)), batch
+            )
+            return alice.infer(score, d.detach(), v, labeled_score, labeled_loss, **self.rule)
+
+    def virtual_step(self, batch: Batch) -> alice.Inference:
+        """The same by the reference, which takes the labeled gradient anew for each part of a batch."""
+        labeled = batch["labeled"], batch["labeled_y"], self.margin
+        options = self.rule | {"labeled_statistics": self.labeled_statistics}
+        if len(self.in_micro_batches(batch)[0]) == len(batch["index"]):
+            return alice.virtual_step(self.score, batch["unlabeled"], *labeled, **options)
+
+        @torch.enable_grad()
+        def derivative(sample: Tensor) -> Tensor:
+            return alice.virtual_step(self.score, sample, *labeled, **options).d
+
+        with torch.no_grad(), repeated_pass(self.score):
+            d = self.of_unlabeled(derivative, batch)
+        of_labeled = alice.labeled_gradient(self.score, *alice.state(self.score), *labeled, self.labeled_statistics)
+        return alice.infer(self.unlabeled_score(batch), d, *of_labeled, **self.rule)
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """How the meta-gradient is scaled, and becomes a weight."""
+        return {"learning_rate": self.learning_rate, "meta_scale": self.meta_scale, "weights": self.weights}
 
     def labeled_loss(self, inference: alice.Inference) -> Tensor:
         """L_v with its gradient, but without another pass: `L_v + <θ - θ', v>` at θ' = θ, with θ' held constant."""

@@ -29,6 +29,9 @@ class LabelsOnly(Detector):
         return hinge(labeled, batch["labeled_y"], self.margin).mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Measures the running statistics of the weights that the epoch ends with."""
-        if batch_idx == int(self.trainer.num_training_batches) - 1:
+        """Measures the running statistics of the weights that the epoch ends with.
+
+        With augmentation they stay those of the changed samples, which the views at test time are like.
+        """
+        if self.augmentation is None and batch_idx == int(self.trainer.num_training_batches) - 1:
             self.calibrate(self.data)

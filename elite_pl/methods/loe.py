@@ -1,12 +1,12 @@
 """Latent outlier exposure: the most suspicious samples of a batch are trained on as anomalies, or left out."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from elite_pl.algorithm.losses import UPDATES, latent_outlier_exposure
+from elite_pl.algorithm.losses import latent_outlier_exposure
+from elite_pl.annotations import checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.errors import InputError
 from elite_pl.methods.contaminated import Contaminated
 
 
@@ -24,10 +24,9 @@ class LatentOutlierExposure(Contaminated):
         **contaminated: See `Contaminated`.
     """
 
-    def __init__(self, *, update: str, **contaminated: Any) -> None:
+    @checked
+    def __init__(self, *, update: Literal["hard", "soft", "refine"], **contaminated: Any) -> None:
         super().__init__(**contaminated)
-        if update not in UPDATES:
-            raise InputError(f"method.update={update}: must be one of {', '.join(UPDATES)}")
         self.update = update
 
     def loss(self, batch: Batch) -> Tensor:

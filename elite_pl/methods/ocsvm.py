@@ -1,13 +1,15 @@
 """One-class SVM: a smooth boundary around most of the training samples."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
+from elite_pl.annotations import Positive, Range, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.shallow import ShallowDetector, training_samples
-from elite_pl.models.scores import KernelExpansion
+from elite_pl.models.fitted import KernelExpansion
+
+OutlierBound = Annotated[float, Range("a number in (0, 1]", lambda nu: 0 < nu <= 1)]
 
 
 class Ocsvm(ShallowDetector):
@@ -22,26 +24,22 @@ class Ocsvm(ShallowDetector):
         nu: ν in (0, 1]: at most this share of the training samples lies outside, at least this share are support
             vectors; or `"given"`, the true share of anomalies among the unlabeled ones.
         **detector: See `ShallowDetector`.
-
-    Raises:
-        InputError: If an argument has no such value.
     """
 
     score: KernelExpansion
 
-    def __init__(self, *, gamma: str | float, nu: str | float, **detector: Any) -> None:
+    @checked
+    def __init__(
+        self, *, gamma: Literal["scale"] | Positive, nu: Literal["given"] | OutlierBound, **detector: Any
+    ) -> None:
         super().__init__(score=KernelExpansion(), **detector)
-        if not (gamma == "scale" if isinstance(gamma, str) else gamma > 0):
-            raise InputError(f"method.gamma={gamma}: must be scale, or a positive number")
-        if not (nu == "given" if isinstance(nu, str) else 0 < nu <= 1):
-            raise InputError(f"method.nu={nu}: must be in (0, 1], or given")
         self.gamma, self.nu = gamma, nu
 
     def check(self, data: PollutedData) -> None:
         """Refuses data that do not tell ν where it is to be given."""
         super().check(data)
         if self.nu == "given" and data.arrays.labels == "known":
-            raise InputError("method.nu=given: the data do not tell it; give a number")
+            raise ValueError("nu=given: nobody knows the true share; must be a number in (0, 1]")
 
     def fit(self, data: PollutedData) -> None:
         """Finds the support vectors."""

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from elite_pl.algorithm.losses import hinge
 from elite_pl.data.datamodule import Batch, PollutedData
-from elite_pl.errors import InputError
 from elite_pl.methods.base import Detector
 
 
@@ -18,7 +17,7 @@ class Oracle(Detector):
         """Refuses data whose truth nobody knows."""
         super().check(data)
         if data.arrays.labels == "known":
-            raise InputError("method=oracle: needs the truth of all samples; dataset.labels=known does not have it")
+            raise ValueError(f"{self.name} needs the truth of all samples; known labels are not that")
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of the unlabeled batch under its true labels."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from elite_pl import distributed, seeding
+from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.files import atomic_write
 from elite_pl.models.networks import Backbone
@@ -23,6 +24,7 @@ def pretrain(
     learning_rate: float,
     weight_decay: float,
     milestone: int | None,
+    augmentation: Augmentation | None,
     cache: Path | None,
 ) -> None:
     """Trains encoder and decoder to reproduce all training samples (mean squared error), without looking at labels.
@@ -37,6 +39,7 @@ def pretrain(
         learning_rate: Of Adam.
         weight_decay: Of Adam.
         milestone: The epoch from which the learning rate is a tenth; None for none.
+        augmentation: Changes the samples; each is then to be reproduced as changed. None for none.
         cache: A file that holds the trained weights, read if it is there and written otherwise.
     """
     if epochs == 0:
@@ -55,7 +58,10 @@ def pretrain(
     estimate = Estimate("pre-training", epochs * max(1, samples // data.batch_size))
     for epoch in range(epochs):
         order = torch.randperm(samples, generator=seeding.generator(data.seed, "pretraining batches", epoch))
+        draws = seeding.generator(data.seed, "pretraining augmentation", epoch)
         for batch in data.training_samples(order):
+            if augmentation is not None:
+                batch = augmentation(batch, draws)
             optimizer.zero_grad()
             nn.functional.mse_loss(autoencoder(batch), batch).backward()
             optimizer.step()

@@ -1,6 +1,6 @@
 """RSRAE: an autoencoder that keeps its code in a linear subspace, which anomalies cannot tilt much."""
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from elite_pl.algorithm.batchnorm import frozen_statistics
 from elite_pl.algorithm.losses import orthogonality_error, reconstruction_error, subspace_error
+from elite_pl.annotations import Positive, checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.errors import InputError
 from elite_pl.methods.base import Detector
 from elite_pl.models.scores import RobustSubspace
 
@@ -37,30 +37,21 @@ class Rsrae(Detector):
 
     score: RobustSubspace
 
+    @checked
     def __init__(
         self,
         *,
-        orthogonality_learning_rate: float,
-        subspace_learning_rate: float,
+        orthogonality_learning_rate: Positive,
+        subspace_learning_rate: Positive,
         subspace_encoder: bool,
-        updates_per_batch: int,
+        updates_per_batch: Literal[1, 3],
         **detector: Any,
     ) -> None:
         super().__init__(**detector)
-        rates = {
-            "orthogonality_learning_rate": orthogonality_learning_rate,
-            "subspace_learning_rate": subspace_learning_rate,
-        }
-        for key, rate in rates.items():
-            if not rate > 0:
-                raise InputError(f"method.{key}={rate}: must be positive")
-        if updates_per_batch not in (1, len(UPDATES)):
-            raise InputError(f"method.updates_per_batch={updates_per_batch}: must be 1, in turn, or 3, all")
         if not isinstance(self.score, RobustSubspace):
-            raise InputError(
-                f"method.score: {type(self.score).__name__} has no subspace; method={self.name} needs RobustSubspace"
-            )
-        self.orthogonality_learning_rate, self.subspace_learning_rate = rates.values()
+            raise ValueError(f"score: {type(self.score).__name__} has no subspace; must be RobustSubspace")
+        self.orthogonality_learning_rate = orthogonality_learning_rate
+        self.subspace_learning_rate = subspace_learning_rate
         self.subspace_encoder, self.updates_per_batch = subspace_encoder, updates_per_batch
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -81,6 +72,7 @@ class Rsrae(Detector):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """The updates of one batch."""
+        batch = self.augmented(batch)
         optimizers = cast(list[torch.optim.Optimizer], self.optimizers())
         for _ in range(self.updates_per_batch):
             turn = self.global_step % len(UPDATES)  # a checkpoint keeps it

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor
 
 from elite_pl import seeding
 from elite_pl.algorithm.metrics import roc_auc
+from elite_pl.annotations import Positive, Range, at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError, TrainingError
+from elite_pl.errors import TrainingError
+from elite_pl.methods.ocsvm import OutlierBound
 from elite_pl.methods.shallow import ShallowDetector, training_samples
-from elite_pl.models.scores import KernelExpansion, squared_distance
+from elite_pl.models.fitted import KernelExpansion, squared_distance
 from elite_pl.progress import Estimate
 
+Candidates = Annotated[Sequence[Positive], Range("a list of positive numbers, such as [1, 2]", len)]
 NEGLIGIBLE = 1e-6  # a coefficient, relative to its bound, that the solver's tolerance makes out of 0
 
 
@@ -42,48 +45,32 @@ class Ssad(ShallowDetector):
         folds: Of the cross-validation, at most; as many as there are labeled samples of the rarer kind.
         fold_unlabeled: Unlabeled samples that take part in it, at most.
         **detector: See `ShallowDetector`.
-
-    Raises:
-        InputError: If an argument has no such value.
     """
 
     score: KernelExpansion
     needs_labels = True
+    needs_of_each_kind = 2  # for the cross-validation
 
+    @checked
     def __init__(
         self,
         *,
-        gamma: Sequence[float],
-        kappa: Sequence[float],
-        nu: float,
-        folds: int,
-        fold_unlabeled: int,
+        gamma: Candidates,
+        kappa: Candidates,
+        nu: OutlierBound,
+        folds: Annotated[int, at_least(2)],
+        fold_unlabeled: Annotated[int, at_least(1)],
         **detector: Any,
     ) -> None:
         super().__init__(score=KernelExpansion(), **detector)
-        for key, values in (("gamma", gamma), ("kappa", kappa)):
-            if not (isinstance(values, list) and values and all(isinstance(v, int | float) and v > 0 for v in values)):
-                raise InputError(f"method.{key}={values}: must be a list of positive numbers, such as [1, 2]")
-        if not 0 < nu <= 1:
-            raise InputError(f"method.nu={nu}: must be in (0, 1]")
-        if not (isinstance(folds, int) and folds >= 2):
-            raise InputError(f"method.folds={folds}: must be a number of folds, 2 or more")
-        if not (isinstance(fold_unlabeled, int) and fold_unlabeled >= 1):
-            raise InputError(f"method.fold_unlabeled={fold_unlabeled}: must be a number of samples, 1 or more")
         self.gamma, self.kappa, self.nu = gamma, kappa, nu
         self.folds, self.fold_unlabeled = folds, fold_unlabeled
 
     def check(self, data: PollutedData) -> None:
-        """Refuses labels that cannot be cross-validated, and names the solver where it is missing."""
+        """Names the solver where it is missing."""
         super().check(data)
-        normal, anomalous = (int((data.labeled_y == kind).sum()) for kind in (1, -1))
-        if min(normal, anomalous) < 2:
-            raise InputError(
-                f"method={self.name}: cross-validation needs 2 labeled samples of each kind, "
-                f"and there are {normal} normal and {anomalous} anomalous"
-            )
         if importlib.util.find_spec("piqp") is None:
-            raise InputError(f"method={self.name}: its solver is not installed; pip install 'elite_pl[ssad]'")
+            raise ValueError(f"the solver of {self.name} is not installed; pip install 'elite_pl[ssad]'")
 
     def fit(self, data: PollutedData) -> None:
         """Chooses γ and κ, then fits all samples."""
@@ -198,7 +185,7 @@ def solve(kernel: np.ndarray, label: np.ndarray, bound: np.ndarray, kappa: float
     )
     status = solver.solve()
     if status != piqp.PIQP_SOLVED:
-        raise TrainingError(f"method=ssad: the solver found no solution ({status.name}); try a larger method.nu")
+        raise TrainingError(f"ssad: the solver found no solution ({status.name}); try a larger nu")
     alpha = solver.result.x.clip(0, bound)
     alpha[alpha < NEGLIGIBLE * bound] = 0
     return y * alpha, -float(solver.result.y[0])

@@ -5,17 +5,26 @@ published with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and
 normalisation, because either would let the network map everything to the center.
 """
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple, ParamSpec
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elite_pl.errors import InputError
+from elite_pl.annotations import Range, checked
 
+P = ParamSpec("P")
+Width = Annotated[int, Range("a whole number from 1 to 1048576", lambda value: 1 <= value <= 2**20)]
+LARGEST = 10**9  # parameters of a backbone; more are a slip of the keyboard, for which memory would not do
 EPSILON = 1e-4  # of batch normalisation, as in Deep SAD
 SLOPE = 0.01  # of the leaky rectifiers
+
+
+Norm = Literal["batch", "layer", "none"]
 
 
 class Backbone(NamedTuple):
@@ -34,20 +43,54 @@ class Backbone(NamedTuple):
     outputs: int
 
 
-def auto(sample_shape: tuple[int, ...]) -> Backbone:
+def norm_layer(norm: Norm, features: int, images: bool = False) -> tuple[nn.Module, ...]:
+    """The layer that normalises hidden features, without scale and shift; nothing for `"none"`.
+
+    Args:
+        norm: `"batch"`, each feature (or channel) over the batch, with running statistics for evaluation; `"layer"`,
+            each sample over all its features: then no sample depends on the others of its batch.
+        features: Their number, or that of the channels.
+        images: Whether they are images (n, channels, height, width) and not vectors.
+    """
+    if norm == "none":
+        return ()
+    if norm == "layer":
+        return (nn.GroupNorm(1, features, eps=EPSILON, affine=False),)
+    return ((nn.BatchNorm2d if images else nn.BatchNorm1d)(features, affine=False, eps=EPSILON),)
+
+
+def bounded(make: Callable[P, Backbone]) -> Callable[P, Backbone]:
+    """Makes a backbone's constructor refuse one of more than `LARGEST` parameters before there is any memory for it."""
+
+    @functools.wraps(make)
+    def call(*values: P.args, **options: P.kwargs) -> Backbone:
+        with torch.device("meta"):
+            draft = make(*values, **options)
+        size = sum(p.numel() for network in (draft.encoder, draft.decoder) for p in network.parameters())
+        if size > LARGEST:
+            raise ValueError(f"{draft.name} would have {size:.2g} parameters; {LARGEST:.0e} are the most")
+        return make(*values, **options)
+
+    return call
+
+
+def auto(sample_shape: tuple[int, ...], norm: Norm = "batch") -> Backbone:
     """The backbone that fits a sample: an MLP for a vector, a LeNet for an image.
 
     Args:
         sample_shape: (features,) or (channels, height, width).
+        norm: See `norm_layer`.
     """
-    return mlp(sample_shape) if len(sample_shape) == 1 else lenet(sample_shape)
+    return mlp(sample_shape, norm=norm) if len(sample_shape) == 1 else lenet(sample_shape, norm=norm)
 
 
+@checked
+@bounded
 def mlp(
     sample_shape: tuple[int, ...],
-    hidden: tuple[int, ...] = (128, 64),
-    outputs: int = 32,
-    batch_norm: bool = True,
+    hidden: Sequence[Width] = (128, 64),
+    outputs: Width = 32,
+    norm: Norm = "batch",
 ) -> Backbone:
     """A multi-layer perceptron over the flattened sample.
 
@@ -55,20 +98,16 @@ def mlp(
         sample_shape: Shape of one sample.
         hidden: Width of each hidden layer of the encoder; the decoder mirrors them.
         outputs: k, the number of the encoder's outputs.
-        batch_norm: Whether hidden layers are normalised.
+        norm: How hidden layers are normalised, see `norm_layer`.
     """
     widths = (math.prod(sample_shape), *hidden, outputs)
-    if min(widths) < 1:
-        raise InputError(f"backbone.hidden={hidden}, backbone.outputs={outputs}: widths must be positive")
 
     def layers(widths: tuple[int, ...]) -> list[nn.Module]:
         modules: list[nn.Module] = []
         for i, (before, after) in enumerate(pairwise(widths)):
             modules.append(nn.Linear(before, after, bias=False))
             if i < len(widths) - 2:
-                if batch_norm:
-                    modules.append(nn.BatchNorm1d(after, affine=False, eps=EPSILON))
-                modules.append(nn.LeakyReLU(SLOPE))
+                modules += [*norm_layer(norm, after), nn.LeakyReLU(SLOPE)]
         return modules
 
     encoder = nn.Sequential(nn.Flatten(), *layers(widths))
@@ -83,11 +122,14 @@ PUBLISHED = {
 }
 
 
+@checked
+@bounded
 def lenet(
     sample_shape: tuple[int, ...],
-    channels: tuple[int, ...] | None = None,
-    outputs: int | None = None,
-    hidden: int | None = None,
+    channels: Sequence[Width] | None = None,
+    outputs: Width | None = None,
+    hidden: Width | None = None,
+    norm: Norm = "batch",
 ) -> Backbone:
     """A LeNet: blocks of a 5x5 convolution and a pooling that halves the image, then a linear layer.
 
@@ -97,12 +139,13 @@ def lenet(
             as many blocks as leave 4 to 7 pixels of the shorter side, of 16, 32, 64 ... at most 128 channels.
         outputs: k, the encoder's outputs, a multiple of 16. Default: 32 (28x28 gray), 128 (32x32 colour), otherwise 64.
         hidden: Width of a linear layer before the last one. Default: none.
+        norm: How hidden layers are normalised, see `norm_layer`.
 
     Raises:
-        InputError: If the sample is no image, or too small for a LeNet.
+        ValueError: If the sample is no image, or too small for a LeNet.
     """
     if len(sample_shape) != 3 or min(sample_shape[1:]) < 4:
-        raise InputError(f"backbone=lenet: needs images of at least 4x4 pixels, not samples of shape {sample_shape}")
+        raise ValueError(f"lenet needs images of at least 4x4 pixels, not samples of shape {sample_shape}")
     if channels is None and outputs is None and sample_shape in PUBLISHED:
         name, channels, outputs = PUBLISHED[sample_shape]
     else:
@@ -111,11 +154,9 @@ def lenet(
             blocks = max(1, (min(sample_shape[1:]) // 4).bit_length() - 1)
             channels = tuple(min(16 * 2**i, 128) for i in range(blocks))
     if min(sample_shape[1:]) // 2 ** len(channels) < 1:
-        raise InputError(
-            f"backbone.channels={channels}: {len(channels)} poolings leave nothing of {sample_shape[1:]} pixels"
-        )
+        raise ValueError(f"channels={channels}: {len(channels)} poolings leave nothing of {sample_shape[1:]} pixels")
     if outputs % 16:
-        raise InputError(f"backbone.outputs={outputs}: must be a multiple of 16, the decoder starts from 4x4 pixels")
+        raise ValueError(f"outputs={outputs}: must be a multiple of 16, the decoder starts from 4x4 pixels")
 
     image_channels, *size = sample_shape
     sizes = [
@@ -127,7 +168,7 @@ def lenet(
     for before, after in zip((image_channels, *channels), channels, strict=False):
         encoder.extend((
             nn.Conv2d(before, after, 5, padding=2, bias=False),
-            nn.BatchNorm2d(after, affine=False, eps=EPSILON),
+            *norm_layer(norm, after, images=True),
             nn.MaxPool2d(2),
             nn.LeakyReLU(SLOPE),  # after the pooling: the same function at a quarter of the cost
         ))  # fmt: skip
@@ -135,7 +176,7 @@ def lenet(
     if hidden:
         encoder.extend((
             nn.Linear(flat, hidden, bias=False),
-            nn.BatchNorm1d(hidden, affine=False, eps=EPSILON),
+            *norm_layer(norm, hidden),
             nn.LeakyReLU(SLOPE),
         ))  # fmt: skip
     encoder.append(nn.Linear(hidden or flat, outputs, bias=False))
@@ -146,7 +187,7 @@ def lenet(
         decoder.extend((
             Resize(sides),
             nn.ConvTranspose2d(before, after, 5, padding=2, bias=False),
-            nn.BatchNorm2d(after, affine=False, eps=EPSILON),
+            *norm_layer(norm, after, images=True),
             nn.LeakyReLU(SLOPE),
         ))  # fmt: skip
     decoder.extend((
@@ -161,7 +202,9 @@ def lenet(
 RELEASED = {1: ((128, 64, 32), (16, 8)), 3: ((512, 256, 128), (64, 32))}
 
 
-def strided(sample_shape: tuple[int, ...], bottleneck: int | None) -> Backbone:
+@checked
+@bounded
+def strided(sample_shape: tuple[int, ...], bottleneck: Width | None) -> Backbone:
     """A convolutional autoencoder: 4x4 convolutions of stride 2 halve the image three times, transposed ones undo it.
 
     The autoencoder of the ELITE authors' release, by its description: with biases, an output in [-1, 1], and, without
@@ -172,15 +215,13 @@ def strided(sample_shape: tuple[int, ...], bottleneck: int | None) -> Backbone:
         bottleneck: Width of a linear code between encoder and decoder; None for none.
 
     Raises:
-        InputError: If the sample is no such image.
+        ValueError: If the sample is no such image.
     """
     if len(sample_shape) != 3 or sample_shape[0] not in RELEASED or sample_shape[1] % 8 or sample_shape[2] % 8:
-        raise InputError(
-            "backbone=strided: needs gray or colour images with sides that are multiples of 8, not samples of shape "
-            f"{sample_shape}; dataset.size=32 resizes images"
+        raise ValueError(
+            "strided needs gray or colour images with sides that are multiples of 8, such as a size of 32 makes them, "
+            f"not samples of shape {sample_shape}"
         )
-    if bottleneck is not None and not bottleneck >= 1:
-        raise InputError(f"backbone.bottleneck={bottleneck}: must be positive, or null")
     encoder_channels, decoder_channels = RELEASED[sample_shape[0]]
 
     def norm_act(channels: int) -> tuple[nn.Module, ...]:

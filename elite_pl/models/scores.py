@@ -1,16 +1,16 @@
 """Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
 
-from typing import Any
+import math
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.algorithm.losses import center_of
-from elite_pl.errors import InputError
+from elite_pl.annotations import at_least, checked
 from elite_pl.models.networks import Backbone
-
-PIECE = 500  # samples of which a kernel is taken at a time
 
 
 class Score(nn.Module):
@@ -95,6 +95,29 @@ class ScalarHead(Score):
         return self.head(self.encoder(sample)).squeeze(1)
 
 
+class Readout(Score):
+    """A linear function of the encoder's output, learned and kept positive: `Ω(x) = log(1 + exp(<w, φ(x)> + b))`.
+
+    Unlike the distance to a center it may look along one direction only, and can fit any linear boundary, so nothing
+    but the loss holds the scores of all samples together.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+        initial: Standard deviation of the initial `<w, φ>` per unit length of φ: small, so that all scores start alike.
+    """
+
+    def __init__(self, backbone: Backbone, initial: float = 0.1) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.head = nn.Linear(backbone.outputs, 1)
+        nn.init.normal_(self.head.weight, std=initial / math.sqrt(backbone.outputs))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return functional.softplus(self.head(self.encoder(sample)).squeeze(1))
+
+
 class RobustSubspace(Score):
     """What an autoencoder fails to reproduce whose code is held in a linear subspace of d dimensions.
 
@@ -112,20 +135,21 @@ class RobustSubspace(Score):
         initial: A at the start: `"orthogonal"`, orthonormal rows, or `"normal"`, independent N(0, 1) as published.
 
     Raises:
-        InputError: If an argument has no such value.
+        ValueError: If an argument is not as annotated, or d is more than D.
     """
 
-    def __init__(self, backbone: Backbone, dimension: int, distance: str, unit_code: bool, initial: str) -> None:
+    @checked
+    def __init__(
+        self,
+        backbone: Backbone,
+        dimension: Annotated[int, at_least(1)],
+        distance: Literal["cosine", "norm"],
+        unit_code: bool,
+        initial: Literal["orthogonal", "normal"],
+    ) -> None:
         super().__init__()
-        if not (isinstance(dimension, int) and 1 <= dimension <= backbone.outputs):
-            raise InputError(
-                f"method.score.dimension={dimension}: must be a whole number from 1 to {backbone.outputs}, the outputs "
-                "of the backbone"
-            )
-        if distance not in ("cosine", "norm"):
-            raise InputError(f"method.score.distance={distance}: must be cosine or norm")
-        if initial not in ("orthogonal", "normal"):
-            raise InputError(f"method.score.initial={initial}: must be orthogonal or normal")
+        if dimension > backbone.outputs:
+            raise ValueError(f"dimension={dimension}: must be at most {backbone.outputs}, the outputs of the backbone")
         self.encoder, self.decoder = backbone.encoder, backbone.decoder
         self.subspace = nn.Parameter(torch.empty(dimension, backbone.outputs))  # A
         nn.init.orthogonal_(self.subspace) if initial == "orthogonal" else nn.init.normal_(self.subspace)
@@ -145,103 +169,23 @@ class RobustSubspace(Score):
         return torch.linalg.vector_norm(reconstruction - x, dim=1)
 
 
-class Fitted(Score):
-    """A score that is fitted at once, not by gradient: all of it is buffers, whose shapes the data decide."""
+class MeanOverViews(Score):
+    """The mean score of several views of each sample, the same changes for all samples.
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *options: Any) -> None:
-        """Takes the shapes from the state."""
-        for name, buffer in self.named_buffers(recurse=False):
-            if (kept := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(kept, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *options)
-
-
-class KernelExpansion(Fitted):
-    """A kernel machine: `Ω(x) = ρ - Σ_i a_i exp(-γ ||x - x_i||²)` over support vectors x_i, on flattened samples.
-
-    Attributes:
-        support: x_i, shape (s, features).
-        coefficient: a_i, shape (s,): positive pulls towards normal.
-        gamma: γ > 0, shape ().
-        offset: ρ, shape ().
+    Args:
+        score: Ω.
+        augmentation: Makes the views.
+        views: What it draws for each of them, shape (views, width).
     """
 
-    support: Tensor
-    coefficient: Tensor
-    gamma: Tensor
-    offset: Tensor
+    views: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, score: nn.Module, augmentation: Augmentation, views: Tensor) -> None:
         super().__init__()
-        self.register_buffer("support", torch.zeros(0, 0))
-        self.register_buffer("coefficient", torch.zeros(0))
-        self.register_buffer("gamma", torch.zeros(()))
-        self.register_buffer("offset", torch.zeros(()))
-
-    def set(self, support: Tensor, coefficient: Tensor, gamma: float, offset: float) -> None:
-        """Takes a solution; support vectors whose coefficient is 0 are left out."""
-        kept = coefficient != 0
-        dtype = support.dtype
-        self.support, self.coefficient = support[kept], coefficient[kept].to(dtype)
-        self.gamma, self.offset = torch.tensor(gamma, dtype=dtype), torch.tensor(offset, dtype=dtype)
-
-    def forward(self, sample: Tensor) -> Tensor:
-        """Maps samples (n, ...) to scores (n,), in pieces that need little memory."""
-        kernels = (rbf(piece, self.support, self.gamma) for piece in sample.flatten(1).split(PIECE))
-        return torch.cat([self.offset - kernel @ self.coefficient for kernel in kernels])
-
-
-def rbf(x: Tensor, y: Tensor, gamma: Tensor | float) -> Tensor:
-    """The kernel `k(x, y) = exp(-γ ||x - y||²)`: x (n, features) and y (s, features) give (n, s)."""
-    return torch.exp(-gamma * squared_distance(x, y))
-
-
-def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """`||x - y||²`: x (n, features) and y (s, features) give (n, s)."""
-    inner = x @ y.T
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * inner).clamp_(min=0)
-
-
-class IsolationTrees(Fitted):
-    """An isolation forest: `Ω(x) = 2^(-E[h(x)] / c)`, with the path length h(x) averaged over the trees, in (0, 1).
-
-    Source: Liu, Ting and Zhou, "Isolation Forest", ICDM 2008, Eq. 2.
-
-    All trees stand in one list of nodes. A leaf is its own child on both sides.
-
-    Attributes:
-        roots: The trees' first nodes, shape (trees,).
-        feature: What a node looks at, shape (nodes,).
-        threshold: A sample whose feature is at most this goes to the left, shape (nodes,).
-        child: Left and right child, shape (nodes, 2).
-        path: h of the samples that end in a node, shape (nodes,).
-        depth: Steps from a root to the farthest leaf, shape ().
-        normaliser: c, the mean path length of a tree of so many samples, shape ().
-    """
-
-    roots: Tensor
-    feature: Tensor
-    threshold: Tensor
-    child: Tensor
-    path: Tensor
-    depth: Tensor
-    normaliser: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("roots", "feature"):
-            self.register_buffer(name, torch.zeros(0, dtype=torch.long))
-        for name in ("threshold", "path"):
-            self.register_buffer(name, torch.zeros(0))
-        self.register_buffer("child", torch.zeros(0, 2, dtype=torch.long))
-        self.register_buffer("depth", torch.zeros((), dtype=torch.long))
-        self.register_buffer("normaliser", torch.ones(()))
+        self.score, self.augmentation = score, augmentation
+        self.register_buffer("views", views)
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        sample = sample.flatten(1)
-        node = self.roots.expand(len(sample), -1)
-        for _ in range(int(self.depth)):
-            right = sample.gather(1, self.feature[node]) > self.threshold[node]
-            node = self.child[node, right.long()]
-        return torch.exp2(-self.path[node].mean(1) / self.normaliser)
+        drawn = (view.expand(len(sample), -1) for view in self.views)
+        return torch.stack([self.score(self.augmentation.apply(sample, draws)) for draws in drawn]).mean(0)

@@ -13,9 +13,10 @@ from elite_pl.errors import InputError
 from elite_pl.files import atomic_write
 from elite_pl.report.contents import Drawn, Findings, sections
 from elite_pl.report.dashboard import Chart, log_study
-from elite_pl.report.figures import Panel, comparison_plot, lines_plot
+from elite_pl.report.figures import Panel, comparison_plot, lines_plot, plain
 from elite_pl.report.grid import (
     MEASURES,
+    averaged_over,
     confounds,
     default_rows,
     epoch_panels,
@@ -28,6 +29,7 @@ from elite_pl.report.page import page
 from elite_pl.report.tables import (
     SUMMARY_CAPTION,
     latex,
+    literal,
     markdown,
     summary,
     summary_csv,
@@ -41,7 +43,7 @@ from elite_pl.studies.read import (
     Run,
     grouped,
     read_failures,
-    read_study,
+    read_studies,
     values_of,
     without_copies,
     write_cells,
@@ -57,10 +59,11 @@ _SIDE_BY_SIDE = 60  # lines of the summary up to which a picture of all runs sid
 
 
 def write(path: Path, text: str) -> bytes:
-    """Writes text, and returns it as it is in the file."""
+    """Writes text, and returns it as it is in the file; JSON may hold halves of characters, which no file can."""
+    content = text.encode(errors="replace")
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return text.encode()
+        temporary.write_bytes(content)
+    return content
 
 
 def picture(paths: Sequence[Path], runs: Sequence[Run], rows: Sequence[str], column: str | None, against: str) -> None:
@@ -91,7 +94,7 @@ def figures(folder: Path, runs: Sequence[Run], keys: Sequence[str], against: str
 
     def draw(stem: str, panels: Sequence[Panel], x: str, y: str, caption: str, *, chance: bool, epochs: bool) -> None:
         if panels:
-            paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
+            paths = [folder / f"{stem.replace('/', '_')}{suffix}" for suffix in (".png", ".svg")]
             lines_plot(paths, panels, order, x, y, chance=chance, bands=epochs)
             found.append(Drawn(paths[1], caption, epochs, stem.removeprefix("epochs_"), panels))
 
@@ -100,7 +103,7 @@ def figures(folder: Path, runs: Sequence[Run], keys: Sequence[str], against: str
         caption = f"ROC AUC on the test part against {name}: means over classes and seeds, with their 95 % intervals"
         caption += " (which may reach beyond the frame)."
         panels = sweep_panels(runs, keys, axis)
-        draw(name, panels, _AXES.get(axis, axis), "ROC AUC (%)", caption, chance=True, epochs=False)
+        draw(name, panels, _AXES.get(axis) or plain(axis), "ROC AUC (%)", caption, chance=True, epochs=False)
     for measure in MEASURES:
         stem = f"epochs_{measure.replace('/', '_')}"
         caption = f"{measure} over the epochs: mean over classes and seeds, ± standard deviation unless lines are many."
@@ -169,9 +172,10 @@ def parser() -> Parser:
     return found
 
 
-def notes_on_gaps(failed: int, absent: int) -> list[str]:
+def notes_on_gaps(failed: int, absent: int, left_out: int) -> list[str]:
     """A line on cells without a number, if there are any."""
     said = [f"{failed} failed"] * bool(failed) + [f"{absent} of the full grid are missing"] * bool(absent)
+    said += [f"{left_out} cannot be read"] * bool(left_out)
     return [f"Cells: {' and '.join(said)}; report.html lists them."] if said else []
 
 
@@ -187,7 +191,7 @@ def write_report(options: argparse.Namespace) -> list[str]:
     Raises:
         InputError: If a study or a key is not there.
     """
-    every = [run for place in options.study for run in read_study(place)]
+    every, left_out = read_studies(options.study)
     failures = [failure for place in options.study for failure in read_failures(place)]
     asked = [*(options.rows or "").split(","), options.columns]
     runs = without_copies(every, asked)
@@ -201,9 +205,10 @@ def write_report(options: argparse.Namespace) -> list[str]:
     against = options.against or AGAINST
     keys = told_apart_by(rows, options.columns)
     header, body, caption = table(runs, rows, options.columns, against)
-    notes = confounds(runs, keys)
+    notes = [*confounds(runs, keys), *averaged_over(runs, keys)]
     absent = sum(len(cells) for _, cells in missing(runs, failures, keys))
-    text = "\n\n".join([markdown(header, body), caption, *notes, *notes_on_gaps(len(failures), absent)]) + "\n"
+    remarks = [caption, *notes, *notes_on_gaps(len(failures), absent, len(left_out))]
+    text = "\n\n".join([markdown(header, body), *map(literal, remarks)]) + "\n"
     if options.cells:
         write_cells(options.cells, runs)
 
@@ -227,7 +232,7 @@ def write_report(options: argparse.Namespace) -> list[str]:
         side_by_side = "ROC AUC on the test part: every run a small mark, mean ± standard deviation a large one."
         shown.append(Drawn(folder / "comparison.svg", side_by_side))
     saved = {name: write(folder / name, content) for name, content in files.items()}
-    findings = Findings(runs, failures, keys, against, (header, body, caption), lines, notes, shown, saved)
+    findings = Findings(runs, failures, left_out, keys, against, (header, body, caption), lines, notes, shown, saved)
     studies = list(dict.fromkeys(run.study for run in runs))
     made = time.strftime("%Y-%m-%d %H:%M %Z")
     title = f"Report: {', '.join(studies)}"

@@ -54,6 +54,7 @@ class Findings:
     Attributes:
         runs: Finished runs.
         failures: The failed cells, as `read_failures` gives them.
+        left_out: A line on each run that cannot be read.
         keys: What is told apart.
         against: The method that all are compared with.
         printed: Header, lines and caption of the table that is printed.
@@ -65,6 +66,7 @@ class Findings:
 
     runs: Sequence[Run]
     failures: Sequence[Mapping[str, Any]]
+    left_out: Sequence[str]
     keys: Sequence[str]
     against: str
     printed: tuple[list[str], list[list[str]], str]
@@ -145,6 +147,8 @@ def _gaps(found: Findings) -> list[str]:
         names = ["study", "dataset", "method", *SETTING[1:], *REPEATS, "time", "error"]
         body = [[str(failure.get(name, "")) for name in names] for failure in found.failures]
         parts += [paragraph(f"{len(body)} cells failed.", "warn"), html_table(names, body[:_MOST])]
+    if found.left_out:
+        parts += [paragraph(f"{len(found.left_out)} runs cannot be read.", "warn"), bullets(found.left_out[:_MOST])]
     gaps = missing(found.runs, found.failures, found.keys)
     if gaps:
         count = sum(len(cells) for _, cells in gaps)
@@ -187,7 +191,7 @@ def _settings(runs: Sequence[Run]) -> list[str]:
 def _environment(runs: Sequence[Run]) -> list[str]:
     names = sorted({key for run in runs for key in run.metrics if key.startswith("version/")})
     body = []
-    for key in [*names, "device", "platform", "commit", "backbone", "data/fingerprint", "reused_from"]:
+    for key in [*names, "device", "platform", "threads", "commit", "backbone", "data/fingerprint", "reused_from"]:
         values = [run[key] for run in runs]
         if any(value is not None for value in values):
             unknown = "none" if key == "reused_from" else "not known"

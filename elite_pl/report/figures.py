@@ -47,6 +47,11 @@ class Panel:
     lines: Sequence[Line]
 
 
+def plain(text: str) -> str:
+    """A text that Matplotlib shows as it is: a dollar would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def series(i: int) -> tuple[str, str, str, Any]:
     """The look of the i-th of many series: no two of 24 have the same marker (shape, filled or not); then again.
 
@@ -138,14 +143,14 @@ def lines_plot(
                     axes.text(0.01, 50.4, "chance", color="0.4", fontsize=7, transform=where)
             axes.grid(axis="y", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
-            axes.set(title=panel.title, xlabel=x_label)
+            axes.set(title=plain(panel.title), xlabel=x_label)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes in grid[:, 0]:
             axes.set_ylabel(y_label)
         figure.legend(
             [handles[name] for name in names],
-            names,
+            list(map(plain, names)),
             loc="outside lower center",
             ncols=legend_columns,
             columnspacing=1.4,
@@ -207,7 +212,7 @@ def comparison_plot(
                     markersize=5.5,
                     elinewidth=1.4,
                     capsize=2.5,
-                    label=None if method in labelled else method,
+                    label=None if method in labelled else plain(method),
                 )
                 labelled.add(method)
         for j in range(1, len(groups)):
@@ -215,8 +220,8 @@ def comparison_plot(
         axes.axhline(50, color="0.5", linestyle="--", linewidth=1, zorder=0)
         axes.text(len(groups) - 0.5, 50.4, "chance ", color="0.4", fontsize=7, ha="right", va="bottom")
         axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(min(45.0, axes.get_ylim()[0]), 102))
-        axes.set_xticks(range(len(groups)), groups)
-        axes.set(xlabel=group_label, ylabel="ROC AUC (%), mean ± std")
+        axes.set_xticks(range(len(groups)), list(map(plain, groups)))
+        axes.set(xlabel=plain(group_label), ylabel="ROC AUC (%), mean ± std")
         legend_rows = -(-len(labelled) // max(1, int(width / 1.2)))
         legend_columns = -(-len(labelled) // legend_rows)
         axes.figure.legend(loc="outside upper center", ncols=legend_columns, columnspacing=1.2, handletextpad=0.4)

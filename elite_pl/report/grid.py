@@ -17,6 +17,11 @@ MEASURES = {"test/auroc": "ROC AUC (%)", "labeled/loss": "labeled loss $L_v / C$
 # What else a split may change, and the axis that is meant to.
 _QUANTITIES = {HIDDEN_SHARE: "pollution", "data/unlabeled": "", "data/labeled": "label_ratio"}
 
+# What may differ between runs of one configuration, and what comes of it.
+_BESIDE = {"threads": "their last digits may differ", "data/fingerprint": "they are not of the same data"}
+_LARGEST = 1e100  # number that is drawn; NaN is none
+_FEW = 5  # lines of a table that a note names; more are counted
+
 
 def default_rows(runs: Sequence[Run]) -> list[str]:
     """What the rows of a table tell apart: data set, pollution, label ratio, method, and η_M if a method sweeps it."""
@@ -115,9 +120,10 @@ def epoch_panels(runs: Sequence[Run], keys: Sequence[str], measure: str) -> list
         for values, line in grouped(group, lines):
             by_epoch: dict[int, list[float]] = {}
             for run in line:
-                for epoch, value in run.history.get(measure, []):
-                    unit = 0.01 if measure == AUROC else float(run.metrics["train/margin"])
-                    by_epoch.setdefault(epoch, []).append(value / unit)
+                unit = 0.01 if measure == AUROC else run["train/margin"]
+                for epoch, value in run.history.get(measure, []) if unit else []:
+                    if abs(value / unit) < _LARGEST:
+                        by_epoch.setdefault(epoch, []).append(value / unit)
             if len(by_epoch) < 2:
                 continue
             points = [(epoch, *mean_std(found)) for epoch, found in sorted(by_epoch.items())]
@@ -145,6 +151,25 @@ def confounds(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
             if moves := [move for move in moves if move]:
                 place = title(shown, [str(group[0][key]) for key in shown])
                 found.append(f"Along {axis} ({place}) more than {axis} changes: {'; '.join(dict.fromkeys(moves))}.")
+    return found
+
+
+def averaged_over(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """A line for each fact of `_BESIDE` that differs between runs which a table averages: its values, and where."""
+    told = list(dict.fromkeys(("dataset", *keys)))
+    shown = [key for key in told if key == "method" or len(values_of(runs, key)) > 1]
+    found = []
+    for key, words in _BESIDE.items():
+        places: list[str] = []
+        values: dict[str, None] = {}
+        for _, group in grouped([run for run in runs if run[key] is not None], told):
+            if len(differ := values_of(group, key)) > 1:
+                places.append(title(shown, [str(group[0][k]) for k in shown]))
+                values |= dict.fromkeys(map(str, differ))
+        if places:
+            more = f"; and {len(places) - _FEW} more" if len(places) > _FEW else ""
+            where = "; ".join(places[:_FEW]) + more
+            found.append(f"Runs with `{key}` {' and '.join(values)} are averaged: {words} ({where}).")
     return found
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from elite_pl.files import csv_text
 from elite_pl.report.statistics import (
     FEWEST,
     SIGNIFICANT,
@@ -20,7 +19,18 @@ from elite_pl.report.statistics import (
     mean_std,
     standard_error,
 )
-from elite_pl.studies.read import HIDDEN, HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, check_cells, grouped, values_of
+from elite_pl.studies.read import (
+    HIDDEN,
+    HIDDEN_SHARE,
+    ORIGIN,
+    REPEATS,
+    SETTING,
+    Run,
+    check_cells,
+    grouped,
+    printable,
+    values_of,
+)
 
 SUMMARY_CAPTION = (
     "ROC AUC in %, mean ± standard deviation over runs; 95 % interval: Student's t, clustered by normal class; "
@@ -131,8 +141,18 @@ def table(
     return header, body, ". ".join([", ".join(constant), *caption] if constant else caption) + "."
 
 
+def literal(text: str) -> str:
+    r"""A text as one line of Markdown: no HTML, no link, no new cell of a table.
+
+    >>> print(literal("a|b <script> [x](y) p < 0.05"))
+    a\|b \<script> [x]\(y) p < 0.05
+    """
+    return re.sub(r"\\|\||<(?=[a-zA-Z/!?])|(?<=\])\(", r"\\\g<0>", printable(text))
+
+
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns stand below each other in a terminal too."""
+    header, *body = ([literal(cell) for cell in line] for line in (header, *body))
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
 
     def line(cells: Sequence[str], pad: Callable[[str, int], str] = str.ljust) -> str:
@@ -309,29 +329,31 @@ def summary_csv(rows: Sequence[Row]) -> str:
     """The summary with all digits and all keys; ROC AUC in percent, differences in points, p as they are."""
     numbers = ["auroc_percent", "std", "ci_low", "ci_high", "runs", "classes", "hidden_percent"]
     ahead = ["ahead", "ahead_ci_low", "ahead_ci_high", "pairs", "units", "p", "p_holm"]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*rows[0].values, *numbers, *ahead])
+    lines = []
     for row in rows:
         line = [row.mean, row.std, row.low, row.high, row.runs, row.classes, row.hidden]
         other = row.ahead
         line += [] if other is None else [*(getattr(other, k) for k in ("mean", "low", "high", *ahead[3:]))]
         texts = ["" if isinstance(x, float) and math.isnan(x) else x for x in line]
-        writer.writerow([*row.values.values(), *texts, *[""] * (len(numbers) + len(ahead) - len(line))])
-    return file.getvalue()
+        lines.append([*row.values.values(), *texts, *[""] * (len(numbers) + len(ahead) - len(line))])
+    return csv_text([*rows[0].values, *numbers, *ahead], lines)
+
+
+# What LaTeX takes for more than a letter; `[` and `*` after the end of a line belong to it.
+_LATEX = str.maketrans(
+    {special: rf"\{special}" for special in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+    | {"[": "{[}", "*": "{*}", "±": r"$\pm$", "–": "--", "Ω": r"$\Omega$"}
+)
 
 
 def latex(header: Sequence[str], body: Sequence[Sequence[str]], caption: str) -> str:
     """A table of the package booktabs, numbers to the right; the caption is a comment, to be worded by the author."""
 
-    def escaped(text: str) -> str:
-        text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
-        return text.replace("±", r"$\pm$").replace("< ", "$<$ ").replace("–", "--").replace("Ω", r"$\Omega$")
-
     def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(escaped, cells)) + r" \\"
+        return " & ".join(printable(cell).translate(_LATEX) for cell in cells) + r" \\"
 
     columns = zip(*body, strict=True)
     kinds = "".join("r" if all(re.match(r"$|[-+<\d]", cell) for cell in column) else "l" for column in columns)
-    top = [f"% {caption}", "% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
+    top = [f"% {printable(caption)}", "% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
     return "\n".join([*top, line(header), r"\midrule", *map(line, body), r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from elite_pl import seeding
+from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.config import Config, instantiate, plain
 from elite_pl.data import splits
-from elite_pl.data.arrays import resolve_class
+from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import InputError, one_line
-from elite_pl.methods.base import BaseDetector
+from elite_pl.errors import InputError, LabelError, as_typed, input_errors
+from elite_pl.methods.base import BaseDetector, Detector
+from elite_pl.models.networks import Backbone
 from elite_pl.runs.callbacks import History, SameRun
 from elite_pl.runs.checkpoints import AtomicCheckpoints
 from elite_pl.runs.identity import digest
@@ -26,6 +30,7 @@ from elite_pl.runs.spec import RunSpec
 
 # What Lightning leaves to manual optimization, and is done by `Detector`.
 STEP = {"gradient_clip_val": None, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 1}
+REHEARSED = 1000  # epochs at most that a schedule is tried for
 PER_CORE = 8  # processes, or threads, of a CPU; more are a slip of the keyboard
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
 
@@ -43,43 +48,65 @@ def use_threads(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
-def make_data(config: Config, held_out: tuple[int, int] | None = None) -> PollutedData:
+def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
     """Source and split of a configuration, as a data module.
 
     Args:
         config: A checked configuration.
         held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
+        arrays: Data in memory, in the place of the source.
     """
-    arrays = instantiate("dataset.source", config.dataset.source)()
-    if arrays.labels == "known":
-        normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)
-    else:
-        normal_class = resolve_class(config.normal_class, arrays)
-        split = splits.polluted_one_vs_rest(
-            arrays.y_train,
-            arrays.y_test,
-            dataset=arrays.name,
+    if arrays is None:
+        arrays = instantiate("dataset.source", config.dataset.source, Arrays)()
+    with data_errors(config, arrays):
+        if arrays.labels == "known":
+            normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)
+        else:
+            normal_class = resolve_class(config.normal_class, arrays)
+            split = splits.polluted_one_vs_rest(
+                arrays.y_train,
+                arrays.y_test,
+                dataset=arrays.name,
+                normal_class=normal_class,
+                pollution=config.pollution,
+                label_ratio=config.label_ratio,
+                n_train=config.n_train,
+                seed=config.seed,
+                labeled_from=config.dataset.labeled_from,
+                class_names=arrays.class_names,
+            )
+        if held_out is not None:
+            split, held = splits.hold_out(split, *held_out)
+            arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held], ids_test=None)
+        return PollutedData(
+            arrays,
+            split,
             normal_class=normal_class,
-            pollution=config.pollution,
-            label_ratio=config.label_ratio,
-            n_train=config.n_train,
+            size=config.dataset.size,
+            scaling=config.dataset.scaling,
+            batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
+            labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
-            labeled_from=config.dataset.labeled_from,
-            class_names=arrays.class_names,
         )
-    if held_out is not None:
-        split, held = splits.hold_out(split, *held_out)
-        arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held])
-    return PollutedData(
-        arrays,
-        split,
-        normal_class=normal_class,
-        size=config.dataset.size,
-        scaling=plain(config.dataset)["scaling"],
-        batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
-        labeled_batch_size=config.labeled_batch_size,
-        seed=config.seed,
-    )
+
+
+@contextmanager
+def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
+    """Inside, what data cannot serve is bad input: of a root key, or of a key of the data set.
+
+    Raises:
+        InputError: Names the key.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except LabelError as error:
+        if arrays.labels == "known":
+            raise InputError(f"dataset.labels=known: {error}; give more samples their label, 1 or -1") from error
+        raise InputError(f"label_ratio={config.label_ratio}: {error}; give a larger label_ratio") from error
+    except ValueError as error:
+        raise InputError(re.sub(r"\b(labeled_from|size|scaling)=", r"dataset.\1=", as_typed(str(error)))) from error
 
 
 def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None = None) -> BaseDetector:
@@ -90,39 +117,59 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         sample_shape: Shape of one sample.
         pretrained: See `Detector`.
     """
-    make = instantiate("method", config.method)
-    if not getattr(make.func, "needs_backbone", True):
-        return construct("method", make)
+    make = instantiate("method", config.method, BaseDetector)
+    if not getattr(make.target, "needs_backbone", True):
+        return make()
     with torch.random.fork_rng():
         torch.manual_seed(seeding.derive(config.seed, "network"))
-        backbone = construct("backbone", instantiate("backbone", config.backbone), sample_shape)
+        backbone = instantiate("backbone", config.backbone, Backbone)(sample_shape)
         modules = nn.ModuleList([backbone.encoder, backbone.decoder]).modules()
         if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
             raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
-        detector = construct("method", make, backbone=backbone, pretrained=pretrained)
-        # Made only to see them refused.
-        optimizer = construct("method.optimizer", detector.make_optimizer, detector.score.parameters())
-        if detector.make_scheduler is not None:
-            schedule = construct("method.scheduler", detector.make_scheduler, optimizer)
-            if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                raise InputError("method.scheduler: ReduceLROnPlateau needs a metric; use a schedule of epochs alone")
+        options: dict[str, Any] = {"backbone": backbone, "pretrained": pretrained}
+        if config.augmentation is not None and config.augmentation.get("_target_") is not None:
+            augmentation = instantiate("augmentation", config.augmentation, Augmentation)()
+            with input_errors("augmentation"):
+                options["views"] = augmentation.views(sample_shape) if augmentation.test_views else None
+            options["augmentation"] = augmentation
+        detector = make(**options)
+        rehearse(detector, config.epochs)
     clip, algorithm, detector.micro_batches = step_settings(config).values()
     detector.clipping = None if clip is None else (clip, algorithm)
     return detector
 
 
-def construct(key: str, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Calls a constructor, and names the config key that it refuses.
+def rehearse(detector: Detector, epochs: int) -> None:
+    """Refuses an optimizer or a schedule that cannot take the steps of a training: none of the weights moves.
 
     Raises:
-        InputError: If it does.
+        InputError: If one does; names its key.
     """
-    try:
-        return make(*arguments, **options)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{key}: {error}") from error
+    with input_errors("method"):
+        detector.configure_optimizers()
+    weight = nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = detector.make_optimizer([weight])
+    rule = f"method.optimizer: {type(optimizer).__name__} must take a step by gradients alone"
+    with input_errors(rule, kinds=(Exception,)):
+        optimizer.step()
+    if detector.make_scheduler is not None:
+        schedule = detector.make_scheduler(optimizer)
+        rule = f"method.scheduler: {type(schedule).__name__} must take a step an epoch, without a metric"
+        with input_errors(rule, kinds=(Exception,)):
+            for _ in range(min(epochs, REHEARSED)):
+                optimizer.step()
+                schedule.step()
+
+
+def check_data(config: Config, detector: BaseDetector, data: PollutedData) -> None:
+    """Refuses data that a detector cannot learn from.
+
+    Raises:
+        InputError: Names the key.
+    """
+    with data_errors(config, data.arrays), input_errors("method", config.method):
+        detector.check(data)
 
 
 def step_settings(config: Config) -> dict[str, Any]:
@@ -149,6 +196,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
     resolved = plain(config)
     identity = {
         "backbone": resolved["backbone"],
+        "augmentation": resolved["augmentation"],
         "pretrain": {key: value for key, value in resolved["method"].items() if key.startswith("pretrain_")},
         "preprocessing": [resolved["dataset"][key] for key in ("size", "scaling")],
         "batches": [data.batch_size, config.seed],
@@ -187,24 +235,15 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
     for key in ("logger", "callbacks"):
         if key in settings:
             raise InputError(f"trainer.{key}: is a group of its own; set {key} in its place")
+    nodes = spec.plain["callbacks"] or {}
     callbacks = [
         SameRun(spec.directory),
-        *(construct(f"callbacks.{name}", make) for name, make in _callbacks(spec)),
+        *(instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None),
         history,  # after those that log
         # After every epoch, whether or not the test part is scored in it.
         ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
-    try:
-        make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP})
-        plugins = [*(make.keywords.get("plugins") or []), AtomicCheckpoints()]
+    make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
+    plugins = [*(make.arguments.pop("plugins", None) or []), AtomicCheckpoints()]
+    with input_errors("trainer", kinds=(Exception,)):  # also of a package that an accelerator or a strategy lacks
         return make(logger=False, callbacks=callbacks, plugins=plugins)
-    except InputError:
-        raise
-    except Exception as error:  # Lightning's own, or a package that an accelerator or a strategy lacks
-        raise InputError(f"trainer: {one_line(error)}") from error
-
-
-def _callbacks(spec: RunSpec) -> list[tuple[str, Callable[..., Any]]]:
-    """The callbacks of the configuration by name; one that is null is left out."""
-    nodes = spec.plain["callbacks"] or {}
-    return [(name, instantiate(f"callbacks.{name}", node)) for name, node in nodes.items() if node is not None]

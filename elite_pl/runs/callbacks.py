@@ -3,6 +3,7 @@
 import csv
 import logging
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,15 @@ class SameRun(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares what the processes are about to do."""
-        runs = distributed.everywhere(f"{self.directory} {'resumed' if trainer.ckpt_path else 'from the start'}")
+        start = "resumed" if trainer.ckpt_path else "from the start"
+        runs = distributed.all_gather_objects(f"{self.directory} {start}")
         if len(set(runs)) > 1:
             raise TrainingError("the processes are not of one run: " + "; ".join(sorted(set(runs))))
         self.at_sigterm = signal.getsignal(signal.SIGTERM)  # before Lightning sets its own
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts back what is to happen at SIGTERM."""
-        if callable(self.at_sigterm):
+        """Puts back what is to happen at SIGTERM, which only the main thread can say."""
+        if callable(self.at_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.at_sigterm)
 
 

@@ -1,4 +1,4 @@
-"""`last.ckpt`, which an interrupted run goes on from: written whole or not at all, and set aside where it does not fit."""
+"""`last.ckpt`, from which an interrupted run goes on: written as a whole, and set aside where it does not fit."""
 
 import copy
 import itertools
@@ -73,14 +73,14 @@ def _misfit(path: Path, detector: Detector, data: PollutedData, trainer: pl.Trai
         return "is damaged"
     try:
         migrate_checkpoint(found)
-        keeper = trainer.checkpoint_callback
+        keeper: Any = trainer.checkpoint_callback
         run = Path(found["callbacks"][keeper.state_key]["dirpath"]).name
         if run != path.parent.name:
             return f"is of another run ({run})"
         made_on = found.get("PollutedData", data.state_dict())
         if made_on != data.state_dict():
             return f"was made on other data ({made_on})"
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callback.state_dict():
                 copy.deepcopy(callback).load_state_dict(found["callbacks"][callback.state_key])
         twin = copy.deepcopy(detector)

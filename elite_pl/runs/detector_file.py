@@ -1,50 +1,247 @@
-"""`detector.pt`: all that is needed to score new samples."""
+"""`detector.pt`: what is in it, how it is written, and how it is read without trust. Torch and NumPy only.
 
+It holds plain tensors and plain values. Reading runs no code of it and imports nothing that it names: the archive is
+looked at before it is unpacked, and each value before it is used.
+
+In it: `format_version`, `method`, `network` and `score` (see `Recipe`), their `state` (weights and buffers by name),
+`sample_shape` as the network sees it, `preprocessing`, `samples` (what raw ones are like, see `SampleFormat`),
+`threshold`, `margin` (or None), `training_scores` (or None) and the `config` that it was trained with.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from omegaconf import OmegaConf
+from torch import Tensor
 
+import elite_pl
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.preprocessing import Preprocessing
+from elite_pl.data.sample_format import VALUES, SampleFormat
+from elite_pl.errors import input_errors, one_line
 from elite_pl.files import atomic_write
-from elite_pl.methods.base import BaseDetector
-from elite_pl.runs.build import make_detector
+from elite_pl.models.recipe import Part
+
+FORMAT_VERSION = 2  # 1 has no number in it: the files of commit 31a127d
+
+# All that the pickle inside may name.
+GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+GLOBALS |= {f"torch {kind}Storage" for kind in ("Bool", "Byte", "Double", "Float", "Int", "Long")}
+
+DEEPEST = 20  # containers in each other
+MOST = 100_000  # values in a file
+LARGEST = 2**27  # numbers in a sample
 
 
-def save_detector(
-    path: Path, config: dict[str, Any], detector: BaseDetector, data: PollutedData, threshold: float
-) -> None:
-    """Writes `detector.pt`: plain tensors and dictionaries, all that is needed to score new samples."""
-    content = {
-        "score": detector.score.state_dict(),
-        "margin": getattr(detector, "margin", None),
-        "threshold": threshold,
-        "sample_shape": list(data.sample_shape),
-        "preprocessing": data.preprocessing._asdict(),
-        "config": config,
-    }
-    with atomic_write(path) as temporary:
-        torch.save(content, temporary)
-
-
-def load_detector(path: Path) -> tuple[BaseDetector, dict[str, Any]]:
-    """Reads `detector.pt`.
+def write(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Writes a detector file, whole or not at all.
 
     Args:
         path: The file.
+        content: What is in it, less the version of the format.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format_version": FORMAT_VERSION, **content}, buffer)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a detector file, of this format or an older one.
 
     Returns:
-        The detector in evaluation mode, and all that the file holds; `Preprocessing(**content["preprocessing"])` makes
-        the samples that it takes.
+        What `write` was given. All values are of the types that they should have, and all tensors finite; whether the
+        weights are those of the network remains to be seen.
+
+    Raises:
+        InputError: If it is no such file, is damaged, or is of a newer format; names the file.
     """
-    content = torch.load(path, weights_only=True)
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(content["preprocessing"]["shift"].dtype)  # float64 of a run with trainer.precision=64
+    with input_errors(os.fspath(path)):
+        content = _unpacked(Path(path))
+        _check_plain(content)
+        version = content.get("format_version", 1) if isinstance(content, dict) else None
+        if type(version) is not int or version < 1:
+            raise ValueError("is not a detector file")
+        if version > FORMAT_VERSION:
+            reads = f"elite_pl {elite_pl.__version__} reads versions up to {FORMAT_VERSION}"
+            raise ValueError(f"has version {version} of the format, and {reads}; update elite_pl")
+        if version == 1:
+            content = _of_31a127d(content)
+        _check_types(content)
+        return content
+
+
+def _unpacked(path: Path) -> Any:
+    """What `torch.save` put into a file."""
+    if not path.is_file():
+        raise ValueError(f"{'is not a' if path.exists() else 'no such'} file; the path of a detector.pt is right")
+    with path.open("rb") as file:
+        try:
+            _check_archive(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever the unpacking of a foreign file stumbles over
+            raise ValueError(f"is not a detector file, or damaged ({one_line(error)[:200]})") from error
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Refuses what is no archive of plain tensors and values, or would take more memory than the file has bytes."""
+    if file.read(4) != b"PK\x03\x04":  # by which torch, too, tells archives from bare pickles
+        raise ValueError("no archive")
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("compressed")
+        if sum(part.file_size for part in parts) > file.seek(0, os.SEEK_END):
+            raise ValueError("parts that overlap")
+        if archive.testzip() is not None:
+            raise ValueError("bytes that are not as written")
+        (pickled,) = (part for part in parts if part.filename.endswith("data.pkl"))
+        for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
+            if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL") and argument not in GLOBALS:
+                raise ValueError(f"names {argument or 'an object'}, which is neither a tensor nor a plain value")
+
+
+def _check_plain(content: Any) -> None:
+    """Refuses what is neither a tensor nor a plain value, and more of them than anybody can have meant."""
+    left: list[tuple[Any, int]] = [(content, 0)]
+    count = 1
+    while left:
+        value, depth = left.pop()
+        if isinstance(value, dict | list | tuple):
+            count += len(value)
+            if depth >= DEEPEST or count > MOST:
+                raise ValueError("is not a detector file: values without end")
+            if isinstance(value, dict):
+                value = [*value, *value.values()]
+            left += [(item, depth + 1) for item in value]
+        elif isinstance(value, Tensor):
+            # An expanded tensor has more numbers than bytes.
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError("is not a detector file: a tensor that its bytes do not make up")
+            if not value.isfinite().all():
+                raise ValueError("holds numbers that are NaN or infinite")
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(f"is not a detector file: holds a {type(value).__name__}")
+
+
+def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
+    """What is in a file of the first format, in the form of today's."""
+    fitted = {"IsolationForest": "IsolationTrees", "Ocsvm": "KernelExpansion", "Ssad": "KernelExpansion"}
     try:
-        detector = make_detector(OmegaConf.create(renamed(content["config"], PUBLIC)), tuple(content["sample_shape"]))
-    finally:
-        torch.set_default_dtype(dtype)
-    detector.score.load_state_dict(content["score"])
-    return detector.eval(), content
+        config = renamed(content["config"], PUBLIC)
+        method, made = config["method"], content["preprocessing"]
+        shape, margin, size = content["sample_shape"], content["margin"], made["size"]
+        name = method["_target_"].removeprefix("elite_pl.methods.")
+        if name in fitted:
+            network, score = None, Part(f"elite_pl.models.{fitted[name]}", {})
+        else:
+            network, score = Part.of(config["backbone"]), Part.of(method["score"])
+        if network is not None and "batch_norm" in network.arguments:
+            network.arguments["norm"] = "batch" if network.arguments.pop("batch_norm") else "none"
+        values = "any"
+        if len(shape) == 3 and not made["contrast"]:  # which makes bytes and fractions alike
+            values = "whole" if float(made["scale"]) > 1 else "unit"
+        elif made["shift"].ndim == 0:
+            values = "unit"
+        return {
+            "method": method["name"],
+            "network": network and network._asdict(),
+            "score": score._asdict(),
+            "augmentation": None,
+            "state": content["score"],
+            "sample_shape": shape,
+            "preprocessing": made,
+            "samples": {
+                "shape": shape if size is None else [shape[0], None, None],
+                "channels_last": False,
+                "values": values,
+            },
+            "threshold": content["threshold"],
+            "margin": None if margin is None else float(margin),
+            "training_scores": None,
+            "config": config,
+        }
+    except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"is not a detector file: lacks what one holds ({one_line(error)})") from error
+
+
+def _check_types(content: dict[str, Any]) -> None:
+    """Compares the values of a file with what they should be."""
+    rules: dict[str, Callable[[Any], bool]] = {
+        "method": lambda value: isinstance(value, str),
+        "network": lambda value: value is None or _is_part(value),
+        "score": _is_part,
+        "augmentation": lambda value: value is None or _is_part(value),
+        "state": lambda value: isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values()),
+        "sample_shape": lambda value: _is_shape(value) and None not in value,
+        "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
+        "samples": _is_format,
+        "threshold": _is_finite,
+        "margin": lambda value: value is None or _is_finite(value),
+        "training_scores": lambda value: value is None or (isinstance(value, Tensor) and value.ndim == 1),
+        "config": lambda value: isinstance(value, dict),
+    }
+    for key, rule in rules.items():
+        if key not in content or not rule(content[key]):
+            raise ValueError(f"is not a detector file: {key} is missing, or not what it should be")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a finite float."""
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _has(value: Any, keys: Iterable[str]) -> bool:
+    """Whether it is a dictionary with these keys and no others."""
+    return isinstance(value, dict) and set(value) == set(keys)
+
+
+def _is_part(value: Any) -> bool:
+    """Whether it is a `Part`."""
+    return (
+        _has(value, Part._fields)
+        and isinstance(value["constructor"], str)
+        and isinstance(value["arguments"], dict)
+        and all(isinstance(name, str) for name in value["arguments"])
+    )
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether it is the shape of a vector or an image of which memory can hold some; None is a side of any length."""
+    if not isinstance(value, list) or not 1 <= len(value) <= 3:
+        return False
+    sides = [side for side in value if side is not None]
+    return all(type(side) is int and side >= 1 for side in sides) and math.prod(sides) <= LARGEST
+
+
+def _is_format(value: Any) -> bool:
+    """Whether it is a `SampleFormat`."""
+    return (
+        _has(value, SampleFormat._fields)
+        and _is_shape(value["shape"])
+        and isinstance(value["channels_last"], bool)
+        and value["values"] in VALUES
+    )
+
+
+def _is_preprocessing(value: Any, shape: list[int]) -> bool:
+    """Whether it is a `Preprocessing` that leads to samples of a shape."""
+    return (
+        _has(value, Preprocessing._fields)
+        and isinstance(value["contrast"], bool)
+        and (value["size"] is None or shape[1:] == [value["size"]] * 2)
+        and all(
+            isinstance(part, Tensor) and part.is_floating_point() and list(part.shape) in ([], shape)
+            for part in (value["shift"], value["scale"])
+        )
+        and bool((value["scale"] > 0).all())
+    )

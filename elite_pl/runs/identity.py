@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from elite_pl.addresses import OLD, renamed
+from elite_pl.data.sources.images import content as folder_content
 from elite_pl.data.sources.torchvision_sets import copy_of
+from elite_pl.errors import input_errors
 
 # What a run may be called, where it may lie and how it may be watched without being another run.
 BOOKKEEPING = (
@@ -22,10 +24,14 @@ BOOKKEEPING = (
     "reuse",
     "dataset.root",
     "dataset.source.root",
+    "dataset.source.cache",
     "method.record_iterations",
     "trainer.check_val_every_n_epoch",
     "trainer.enable_progress_bar",
 )
+
+# The keys of a data set that name a file or folder of one's own.
+PATHS = ("path", "labels_file", "labels_path", "test_path", "test_labels_path")
 
 # Keys that are younger than commit 31a127d, and the value of each that stands for what was done before: with it, a run
 # has the hash that it had then.
@@ -39,12 +45,19 @@ BEFORE: dict[str, object] = {
     "trainer.limit_val_batches": None,
     "trainer.max_steps": -1,
     "trainer.max_time": None,
+    "backbone.norm": "batch",
+    "augmentation": {"_target_": None},
+    "method.labeled_copies": 1,
+    "method.average_decay": None,
     "callbacks": {
         "labeled_loss": {"_target_": "elite_pl.runs.LabeledLoss"},
         "time_left": {"_target_": "elite_pl.runs.TimeLeft"},
         "collapse_warning": {"_target_": "elite_pl.runs.CollapseWarning"},
     },
 }
+
+# Values that are younger, each with the one that does the same wherever that was possible before.
+ALIASES: dict[str, dict[object, object]] = {"method.contamination": {"auto": "given"}}
 
 
 def digest(obj: object) -> str:
@@ -56,8 +69,8 @@ def digest(obj: object) -> str:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The identity of a run: what its numbers depend on, and nothing else.
 
-    A file of one's own (`dataset.path`, or a copy of CIFAR-10) counts by its content, so another file at the same place
-    is another run and a moved file is the same one.
+    Files and folders of one's own (`PATHS`, or a copy of CIFAR-10) count by their content, so another file at the same
+    place is another run and a moved file is the same one.
 
     Args:
         config: The resolved config as plain dictionaries, lists and scalars.
@@ -68,30 +81,49 @@ def config_hash(config: Mapping[str, Any]) -> str:
     known = renamed(dict(config), OLD)
     dataset = known.get("dataset", {})
     source = dataset.get("source", {})
+    folders = ("path",) if source.get("_target_") == "elite_pl.data.image_folder" else ()
     for holder in (dataset, source):  # the group's key, and the constructor's argument that repeats it
-        if (path := holder.get("path")) and Path(path).expanduser().is_file():
-            holder["path"] = _content(Path(path).expanduser())
+        for key in PATHS:
+            found = Path(holder.get(key) or "").expanduser()
+            if holder.get(key) and (found.is_file() or (key in folders and found.is_dir())):
+                with input_errors(f"dataset.{key}={holder[key]}"):
+                    holder[key] = _content(found)
     if "root" in source and (taken := copy_of(source.get("name", ""), source["root"])):
         dataset["copy"] = _content(taken)
+    backbone = known.get("backbone")
+    if isinstance(backbone, dict) and backbone.get("_target_") == OLD["elite_pl.models.mlp"] and "norm" in backbone:
+        norm = backbone.pop("norm")  # what was `batch_norm`, true or false
+        backbone |= {"norm": norm} if norm == "layer" else {"batch_norm": norm == "batch"}
     for key in BOOKKEEPING:
-        _leave_out(known, key)
+        node, name = _holder(known, key)
+        node.pop(name, None)
     for key, value in BEFORE.items():
-        _leave_out(known, key, value)
+        node, name = _holder(known, key)
+        if name in node and node[name] == value:
+            del node[name]
+    for key, aliases in ALIASES.items():
+        node, name = _holder(known, key)
+        if isinstance(node.get(name), str):
+            node[name] = aliases.get(node[name], node[name])
     return digest(known)
 
 
-def _leave_out(config: dict[str, Any], key: str, *values: object) -> None:
-    """Removes a dotted key, if it is there and, where values are given, has one of them."""
+def _holder(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The group that has a dotted key, empty where there is none, and the key's name in it."""
     *groups, name = key.split(".")
     node: Any = config
     for group in groups:
         node = node.get(group) if isinstance(node, dict) else None
-    if isinstance(node, dict) and name in node and (not values or node[name] in values):
-        del node[name]
+    return node if isinstance(node, dict) else {}, name
 
 
 def _content(path: Path) -> str:
-    """The SHA-256 of a file, read once as long as it is not written to: a sweep asks for each of its cells."""
+    """The SHA-256 of a file, or of the images in a folder, read once as long as nothing is written to it.
+
+    A sweep asks for each of its cells.
+    """
+    if path.is_dir():
+        return f"sha256:{folder_content(path)}"
     found = path.stat()
     return _sha256(path, found.st_size, found.st_mtime_ns)
 

@@ -119,10 +119,10 @@ def make_logger(spec: RunSpec) -> Logger | None:
     if not node or node.get("_target_") is None:
         return None
     make = instantiate("logger", node)
-    accepted = signature(make.func).parameters
+    accepted = signature(make.target).parameters
     at_run_time = {"save_dir": spec.directory, "spec": spec}
     try:
-        logger: Logger = make(**{key: value for key, value in at_run_time.items() if key in accepted})
+        logger: Any = make(**{key: value for key, value in at_run_time.items() if key in accepted})
         _ = logger.experiment  # where many of them look at their arguments, or for their server
     except ModuleNotFoundError as error:
         name = node["_target_"].rpartition(".")[2]

@@ -2,34 +2,72 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-import numbers
 import os
+import reprlib
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from elite_pl.errors import InputError, full_disk
-from elite_pl.files import atomic_write, write_json
-from elite_pl.runs.spec import RunSpec
+from elite_pl.files import atomic_write, csv_text, parse_json, read_text, write_json
+
+if TYPE_CHECKING:
+    from elite_pl.runs.spec import RunSpec  # a report needs no Hydra
 
 AUROC = "test/auroc"  # the metric that a study is about
+# What the names of metrics begin with that a report calculates with.
+_NUMBERS = ("test/", "audit/", "train/seconds", "train/margin", "data/test", "data/pollution_unlabeled")
+
+
+def check_metrics(metrics: object) -> dict[str, Any]:
+    """The metrics of a finished run, which anybody may have written.
+
+    Args:
+        metrics: What `metrics.json` or a line of a file of cells holds.
+
+    Returns:
+        The same: flat, finite, with numbers where numbers belong, and with a ROC AUC if there is a test part.
+
+    Raises:
+        ValueError: If it is not like that.
+    """
+    if not isinstance(metrics, dict):
+        raise ValueError("it holds no metrics")
+    for key, value in metrics.items():
+        finite = not isinstance(value, int | float) or abs(value) < 1e300  # that of sums, too
+        if isinstance(value, dict | list | tuple) or not finite:
+            raise ValueError(f"metrics are flat and finite, and {key} is {reprlib.repr(value)}")
+        if key.startswith(_NUMBERS) and not isinstance(value, int | float):
+            raise ValueError(f"{key} is {reprlib.repr(value)}, and must be a number")
+    auroc = metrics.get(AUROC)
+    no_test_part = AUROC not in metrics and metrics.get("data/test") == 0
+    if not no_test_part and (auroc is None or isinstance(auroc, bool) or not 0 <= auroc <= 1):
+        raise ValueError(f"{AUROC} is {'missing' if auroc is None else auroc}, and must be a number in 0..1")
+    return metrics
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What a `metrics.json` holds.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not that of a finished run.
+    """
+    return check_metrics(parse_json(read_text(path)))
 
 
 def finished(directory: str | os.PathLike[str], hash: str) -> dict[str, Any] | None:
     """The metrics of the run in `directory` if it came to its end with the config of this hash, else None."""
     try:
-        metrics = json.loads((Path(directory) / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, cut off, not text
+        metrics = read_metrics(Path(directory) / "metrics.json")
+    except (OSError, ValueError):  # not there, cut off, not those of a run
         return None
-    return metrics if isinstance(metrics, dict) and metrics.get("config_hash") == hash else None
+    return metrics if metrics.get("config_hash") == hash else None
 
 
 def check_writable(directory: str | os.PathLike[str]) -> None:
@@ -59,12 +97,10 @@ def write_metrics(directory: str | os.PathLike[str], hash: str, metrics: Mapping
     """Writes `metrics.json`, the mark of a finished run, so call it last: one flat object, with its `config_hash`.
 
     Raises:
-        ValueError: If a value is nested, or a number that JSON does not have.
+        ValueError: If they would not count as those of a finished run, see `check_metrics`.
     """
-    for key, value in metrics.items():
-        if isinstance(value, Mapping | list | tuple) or (isinstance(value, numbers.Real) and not math.isfinite(value)):
-            raise ValueError(f"metrics.json is flat and finite, and {key} is {value!r}")
-    write_json(Path(directory) / "metrics.json", {"config_hash": hash, **metrics})
+    plain = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in metrics.items()}
+    write_json(Path(directory) / "metrics.json", check_metrics({"config_hash": hash, **plain}))
 
 
 def write_failure(spec: RunSpec, error: str) -> None:
@@ -96,10 +132,8 @@ def forget_failure(directory: str | os.PathLike[str]) -> None:
 
 
 def _write_csv(path: str | os.PathLike[str], header: list[str], rows: Iterable[Iterable[object]]) -> None:
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    with atomic_write(path) as temporary:
+        temporary.write_text(csv_text(header, rows), encoding="utf-8")
 
 
 def _column(values: ArrayLike | None, kind: type, length: int) -> list[Any]:
@@ -107,8 +141,21 @@ def _column(values: ArrayLike | None, kind: type, length: int) -> list[Any]:
     return [""] * length if values is None else np.asarray(values).astype(kind).tolist()
 
 
+def _with_ids(
+    header: list[str], columns: list[list[Any]], ids: np.ndarray | None
+) -> tuple[list[str], Iterable[Iterable[object]]]:
+    """Header and rows of a table whose first column is an index, with the ids beside it if there are any."""
+    if ids is not None:
+        header, columns = [header[0], "id", *header[1:]], [columns[0], ids[columns[0]].tolist(), *columns[1:]]
+    return header, zip(*columns, strict=True)
+
+
 def write_scores(
-    path: str | os.PathLike[str], index: ArrayLike, score: ArrayLike, is_anomaly: ArrayLike | None
+    path: str | os.PathLike[str],
+    index: ArrayLike,
+    score: ArrayLike,
+    is_anomaly: ArrayLike | None,
+    ids: np.ndarray | None = None,
 ) -> None:
     """Writes `scores.csv`: index into the test part, score (higher is more anomalous), truth (1 anomaly, 0 normal).
 
@@ -117,10 +164,11 @@ def write_scores(
         index: (n,).
         score: (n,).
         is_anomaly: (n,), or None where nobody knows it: the column is then empty.
+        ids: What the samples of the test part are called, or None: there is then no column `id` after the index.
     """
     index = _column(index, int, 0)
     columns = [index, _column(score, float, 0), _column(is_anomaly, int, len(index))]
-    _write_csv(path, ["index", "score", "is_anomaly"], zip(*columns, strict=True))
+    _write_csv(path, *_with_ids(["index", "score", "is_anomaly"], columns, ids))
 
 
 def write_audit(
@@ -129,6 +177,7 @@ def write_audit(
     suspicion: ArrayLike,
     pseudo_label: ArrayLike | None,
     is_anomaly: ArrayLike | None,
+    ids: np.ndarray | None = None,
 ) -> None:
     """Writes `audit.csv`: the unlabeled training samples, the most suspicious first (rank 1; equal ones by index).
 
@@ -138,6 +187,7 @@ def write_audit(
         suspicion: Higher is more suspicious, (n,).
         pseudo_label: +1 or -1, (n,), or None for a method that has none.
         is_anomaly: The truth, (n,), or None where nobody knows it.
+        ids: What the samples of the training part are called, or None: there is then no column `id` after the index.
     """
     order = np.lexsort((np.asarray(index), -np.asarray(suspicion, dtype=np.float64)))
     n = len(order)
@@ -148,7 +198,7 @@ def write_audit(
         list(range(1, n + 1)),
         _column(None if is_anomaly is None else np.asarray(is_anomaly)[order], int, n),
     ]
-    _write_csv(path, ["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], zip(*columns, strict=True))
+    _write_csv(path, *_with_ids(["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], columns, ids))
 
 
 def write_meta_gradient(

@@ -5,28 +5,35 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from elite_pl import distributed
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.rows import Rows
+from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
 from elite_pl.methods.shallow import ShallowDetector
+from elite_pl.models.recipe import Recipe
+from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs import loggers, plots
-from elite_pl.runs.build import make_data, make_detector, make_trainer, pretrained_file, use_threads
+from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.checkpoints import checkpoint
-from elite_pl.runs.detector_file import save_detector
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
+from elite_pl.runs.trained import TrainedDetector
 
 log = logging.getLogger(__name__)
+ENOUGH = 10_000  # samples that tell the units of all
 
 
 def run(spec: RunSpec) -> dict[str, Any] | None:
@@ -52,7 +59,7 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
     with trainer.precision_plugin.tensor_init_context():
         data = make_data(config)
         detector = make_detector(config, data.sample_shape, pretrained_file(config, data))
-        detector.check(data)
+        check_data(config, detector, data)
         if not isinstance(detector, Detector) and trainer.world_size > 1:
             raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} has no gradient; use 1")
         going_on = checkpoint(spec.directory / "last.ckpt", detector, data, trainer)
@@ -82,14 +89,10 @@ def fitted(
     try:
         with atomic_write(directory / "config.yaml") as temporary:
             OmegaConf.save(spec.plain, temporary)
-        data.split.save(directory / "splits.npz")
+        data.split.save(directory / "splits.npz", ids_train=data.arrays.ids_train, ids_test=data.arrays.ids_test)
         trainer.logger = logger = loggers.make_logger(spec)
-        log.info(
-            "%(dataset)s, normal class %(normal_class)s: %(data/unlabeled)d unlabeled samples, hidden anomalies among "
-            "them: %(data/hidden_anomalies)s; %(data/labeled)d labeled, %(data/test)d to test; "
-            "%(method)s on %(backbone)s",
-            facts,
-        )
+        for line in overview(data, facts):
+            log.info(line)
         fit(detector, data, trainer, history, going_on)
         facts["train/seconds"] = history.seconds
         results = write_results(spec, detector, data, logger, facts)
@@ -123,11 +126,9 @@ def fit(
     if isinstance(detector, Detector):
         trainer.fit(detector, datamodule=data, ckpt_path=going_on, weights_only=True)
         trainer.strategy.barrier()
-        distributed.part()
+        distributed.leave_group()
         if not history.rows:
-            raise InputError(
-                "trainer: ends before its first epoch does; give max_steps, max_time or callbacks more room"
-            )
+            raise InputError("trainer: ends before its first epoch does; give max_steps or max_time more room")
         return
     assert isinstance(detector, ShallowDetector)
     start = time.monotonic()
@@ -163,6 +164,62 @@ def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: 
     }
 
 
+def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
+    """What is about to be learned from, in lines for a person.
+
+    Args:
+        data: The data.
+        facts: As of `describe`.
+    """
+    method = "{method} on {backbone}".format(**facts)
+    if data.arrays.labels != "known":
+        counts = (
+            "{dataset}, normal class {normal_class}: {data/unlabeled} unlabeled samples, hidden anomalies among them: "
+            "{data/hidden_anomalies}; {data/labeled} labeled, {data/test} to test; {method} on {backbone}"
+        )
+        return [counts.format(**facts), *data.arrays.notes]
+    labeled, test = data.labeled_y.cpu(), data.anomalous("test")
+    shape = data.sample_shape
+    sample = f"{shape[0]} features" if len(shape) == 1 else "images of {} x {} x {}".format(*shape)
+    rows = [
+        ("", "unlabeled", "normal", "anomaly"),
+        ("training", len(data.unlabeled), int((labeled > 0).sum()), int((labeled < 0).sum())),
+        ("test", "-", int((~test).sum()), int(test.sum())) if len(test) else ("test", *"---"),
+    ]
+    table = ["{:<9}{:>10}{:>9}{:>9}".format(*row) for row in rows]
+    return [f"{data.arrays.name}, {sample}; {method}", *table, *data.arrays.notes]
+
+
+def trained_detector(
+    spec: RunSpec, detector: BaseDetector, data: PollutedData, labeled: Tensor, unlabeled: Tensor
+) -> TrainedDetector:
+    """What is left of training, with its threshold.
+
+    Args:
+        spec: The run.
+        detector: The detector, on the CPU.
+        data: What it has learned from.
+        labeled: Final scores of the labeled samples, shape (M,).
+        unlabeled: Final scores of the unlabeled samples, shape (N,).
+    """
+    index = np.concatenate([data.split.unlabeled, data.split.labeled])
+    margin = getattr(detector, "margin", None)
+    return TrainedDetector(
+        method=detector.name,
+        model=detector.scorer,
+        recipe=Recipe.of(
+            spec.plain, detector.score, detector.needs_backbone, isinstance(detector.scorer, MeanOverViews)
+        ),
+        sample_shape=data.sample_shape,
+        preprocessing=data.preprocessing,
+        samples=SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape),
+        threshold=choose_threshold(labeled, data.labeled_y, unlabeled),
+        margin=None if margin is None else float(margin),
+        training_scores=torch.cat([unlabeled, labeled]).double().numpy()[np.argsort(index)],
+        config=spec.plain,
+    )
+
+
 def write_results(
     spec: RunSpec, detector: BaseDetector, data: PollutedData, logger: Any, facts: dict[str, Any]
 ) -> dict[str, Any]:
@@ -171,7 +228,8 @@ def write_results(
     detector.to("cpu")
     data.place(torch.device("cpu"))
     labeled, unlabeled, test = (detector.score_samples(part) for part in (data.labeled, data.unlabeled, data.test))
-    threshold = choose_threshold(labeled, data.labeled_y, unlabeled)
+    trained = trained_detector(spec, detector, data, labeled, unlabeled)
+    threshold = trained.threshold
     suspicion = detector.suspicion(unlabeled)
     hidden = None if data.arrays.labels == "known" else data.anomalous("unlabeled")
     is_anomaly = data.anomalous("test")
@@ -198,13 +256,14 @@ def write_results(
     if hidden is not None and 0 < hidden.sum() < len(hidden):
         results["audit/auroc"] = metrics.roc_auc(suspicion, hidden)
 
-    write_scores(directory / "scores.csv", data.split.test, test, is_anomaly)
+    write_scores(directory / "scores.csv", data.split.test, test, is_anomaly, data.arrays.ids_test)
     write_audit(
         directory / "audit.csv",
         data.split.unlabeled,
         suspicion,
         detector.pseudo_label(unlabeled, threshold),
         hidden,
+        data.arrays.ids_train,
     )
     if detector.infers_labels:
         truth = None if hidden is None else hidden.numpy()
@@ -212,7 +271,7 @@ def write_results(
     if (recording := detector.recording()) is not None:
         write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
     pictures = plots.recorded_plots(directory)
-    save_detector(directory / "detector.pt", spec.plain, detector, data, threshold)
+    trained.save(directory / "detector.pt")
     if (wandb_run := loggers.wandb_run(logger)) is not None:
         inferred = suspicion if detector.infers_labels else None
         loggers.log_final(wandb_run, results, is_anomaly, test, inferred, hidden, pictures)

@@ -17,6 +17,7 @@ from elite_pl.errors import InputError
 from elite_pl.files import prune, remove_temporaries
 from elite_pl.runs.results import check_writable, finished
 from elite_pl.runs.spec import RunSpec
+from elite_pl.studies.data_at_hand import of_other_data
 from elite_pl.studies.reuse import Finished, adopt
 
 log = logging.getLogger("elite_pl")
@@ -103,17 +104,26 @@ def known(spec: RunSpec, elsewhere: Mapping[str, Finished]) -> Outcome | None:
     Args:
         spec: The run.
         elsewhere: See `finished_elsewhere`.
+
+    Raises:
+        InputError: If it is finished here, but on other data than there are now: they must not get into one study.
     """
     if (metrics := finished(spec.directory, spec.hash)) is not None:
+        if differ := of_other_data(spec, metrics):
+            raise InputError(f"{spec.directory}: {differ}; give another study, or remove this run")
         return Outcome("before", str(spec.directory), metrics)
-    if spec.hash not in elsewhere:
+    if (run := elsewhere.get(spec.hash)) is None:
+        return None
+    if differ := of_other_data(spec, run.metrics):
+        log.warning("%s is not reused: %s", run.place, differ)
         return None
     if not first_process():  # which adopts it
-        return Outcome("reused", str(spec.directory), elsewhere[spec.hash].metrics)
+        return Outcome("reused", str(spec.directory), run.metrics)
     check_writable(spec.directory)
     with claim(spec.directory) as ours:
         if not ours:
             return None
         if (metrics := finished(spec.directory, spec.hash)) is not None:
             return Outcome("before", str(spec.directory), metrics)
-        return Outcome("reused", str(spec.directory), adopt(elsewhere[spec.hash], spec))
+        metrics = adopt(run, spec)
+        return None if metrics is None else Outcome("reused", str(spec.directory), metrics)

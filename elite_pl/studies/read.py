@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from elite_pl.errors import InputError
-from elite_pl.files import atomic_write
+from elite_pl.errors import InputError, one_line
+from elite_pl.files import MOST, atomic_write, parse_json, read_text
 from elite_pl.runs.identity import BOOKKEEPING
+from elite_pl.runs.results import AUROC, check_metrics, read_metrics
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +27,11 @@ REPEATS = ("normal_class", "seed")  # these are averaged over
 ORIGIN = ("study", "commit")  # where runs of the same config come from; telling these apart keeps the copies of a run
 IGNORED = (*BOOKKEEPING, "dataset.source")  # keys that do not make another run, or repeat one that does
 UNSET = "–"  # how a setting is shown that a run does not have
-AUROC, HIDDEN, HIDDEN_SHARE = "test/auroc", "data/hidden_anomalies", "data/pollution_unlabeled"
+HIDDEN, HIDDEN_SHARE = "data/hidden_anomalies", "data/pollution_unlabeled"
+DEEPEST = 50  # levels of a configuration
+SHOWN = 10  # lines of what is left out; more are counted
+
+log = logging.getLogger("elite_pl")
 
 # OmegaConf reads the same ten times slower, and what a run keeps is resolved already.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -50,16 +56,18 @@ class Run:
         """What its `config.yaml` holds, with dotted keys; read when it is asked for, because that takes its time."""
         path = self.directory / "config.yaml"
         try:
-            return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
+            return flat(_parse_yaml(read_text(path)))
         except Exception as error:  # YAML's or the file system's
-            reason = " ".join(str(error).split())
+            reason = _reason(error)
             raise InputError(f"{path}: cannot be read ({reason}); remove {self.directory} and repeat the run") from None
 
     def __getitem__(self, key: str) -> Any:
-        """A value of `metrics.json`, else of `config.yaml` (`method.optimizer.lr`), None where neither has it."""
-        if key == "study":
-            return self.study
-        return self.metrics[key] if key in self.metrics else self.config.get(key)
+        """A value of `metrics.json`, else of `config.yaml` (`method.optimizer.lr`), None where neither has it.
+
+        Text is on one line, without what a terminal would obey.
+        """
+        value = self.study if key == "study" else self.metrics[key] if key in self.metrics else self.config.get(key)
+        return printable(value) if isinstance(value, str) else value
 
     @property
     def auroc(self) -> float:
@@ -79,15 +87,45 @@ class Run:
         if not path.is_file():
             return found
         try:
-            with open(path, newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    epoch = int(row.pop("epoch"))
-                    for name, value in row.items():
-                        if value:
-                            found.setdefault(name, []).append((epoch, float(value)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read ({error!r}); remove its run and repeat it") from None
+            for row in csv.DictReader(read_text(path).splitlines()):
+                epoch = int(row.pop("epoch"))
+                for name, value in row.items():
+                    if value:
+                        found.setdefault(name, []).append((epoch, float(value)))
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            log.warning("%s: cannot be read (%s), so curves are drawn without it", path, _reason(error))
+            return {}
         return found
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, on one line that does not repeat all of it."""
+    return one_line(error)[:200]
+
+
+def _parse_yaml(text: str) -> dict[Any, Any]:
+    """The keys of a YAML file, without what a run does not write.
+
+    A few lines of aliases can mean gigabytes, and a loader in C that is led too deep ends the process.
+
+    Raises:
+        ValueError: If there are no keys, or aliases, or too many levels.
+        YAMLError: If it is not YAML.
+    """
+    level = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or level > DEEPEST:
+            raise ValueError(f"it has aliases, or more than {DEEPEST} levels")
+    content = yaml.load(text, Loader=_Loader)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no keys")
+    return content
+
+
+def printable(text: str) -> str:
+    """A text on one line: what cannot be seen is a space."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def flat(config: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,25 +136,26 @@ def flat(config: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def read_study(place: Path) -> list[Run]:
-    """The finished runs that have a test ROC AUC, below a directory in the order of their paths, or in a cells file.
+def find_runs(place: Path) -> tuple[list[Run], list[str]]:
+    """The finished runs below a directory, in the order of their paths, or in a file of cells.
+
+    Returns:
+        The runs, and a line on each one that cannot be read.
 
     Raises:
-        InputError: If there is none, or one cannot be read.
+        InputError: If there is no such place, or a file holds no cell at all.
     """
     if place.is_file():
-        return read_cells(place)
+        return _read_cells(place)
     if not place.is_dir():
         raise InputError(f"{place}: no such directory; name the study directory of a sweep, OUTPUT_DIR/STUDY")
-    runs = []
+    runs, left_out = [], []
     for path in sorted(place.rglob("metrics.json")):
-        metrics = _read_object(path)
-        if AUROC in metrics:
-            _check(path, metrics)
-            runs.append(Run(path.parent, metrics, _study(place, path.parent)))
-    if not runs:
-        raise InputError(f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})")
-    return runs
+        try:
+            runs.append(Run(path.parent, read_metrics(path), _study(place, path.parent)))
+        except (OSError, ValueError) as error:
+            left_out.append(f"{path}: cannot be read ({_reason(error)}); remove it and repeat the run")
+    return runs, left_out
 
 
 def _study(place: Path, run: Path) -> str:
@@ -125,54 +164,62 @@ def _study(place: Path, run: Path) -> str:
     return parts[0] if len(parts) == 4 else place.resolve().name
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; anything else counts as an empty one.
-
-    Raises:
-        InputError: If it is no JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); remove it and repeat the run") from None
-    return content if isinstance(content, dict) else {}
-
-
-def read_cells(path: Path) -> list[Run]:
-    """The runs that `write_cells` kept.
-
-    Raises:
-        InputError: If the file cannot be read as such.
-    """
+def _read_cells(path: Path) -> tuple[list[Run], list[str]]:
+    """The runs that `write_cells` kept; see `find_runs`."""
     study = path.resolve().parent.name if path.stem == "cells" else path.stem
+    runs, left_out = [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MOST), ""), 1):
+                try:
+                    cell = parse_json(line)
+                    run = Run(path, check_metrics(cell["metrics"]), study)
+                    run.config = dict(cell["config"])
+                    runs.append(run)
+                except (ValueError, KeyError, TypeError) as error:
+                    left_out.append(f"{path}: line {number} holds no cell ({_reason(error)}); write it by --cells")
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise InputError(f"{path}: cannot be read as cells ({reason}); write it by --cells") from None
-    runs = []
-    for number, line in enumerate(lines, 1):
-        try:
-            cell = json.loads(line)
-            run = Run(path, dict(cell["metrics"]), study)
-            run.config = dict(cell["config"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: line {number} holds no cell; write it by --cells") from None
-        if AUROC in run.metrics:
-            _check(path, run.metrics)
-        runs.append(run)
-    return runs
+    if left_out and not runs:
+        raise InputError(left_out[0])
+    return runs, left_out
 
 
-def _check(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Refuses a ROC AUC that is none.
+def read_studies(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The finished runs of studies that have a test ROC AUC, with their configurations; warns of what is left out.
+
+    Returns:
+        The runs, and a line on each one that cannot be read; see `find_runs`.
 
     Raises:
-        InputError: Names the file.
+        InputError: If a study has none.
     """
-    auroc = metrics[AUROC]
-    if not (isinstance(auroc, int | float) and 0 <= auroc <= 1):
-        raise InputError(f"{path}: {AUROC} is {auroc}, and must be a number in 0..1; remove the run and repeat it")
+    runs: list[Run] = []
+    left_out: list[str] = []
+    for place in places:
+        found, faults = find_runs(place)
+        before = len(runs)
+        for run in found:
+            try:
+                if AUROC in run.metrics and run.config is not None:  # reads it
+                    runs.append(run)
+            except InputError as error:
+                faults.append(str(error))
+        if len(runs) == before:
+            nothing = f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})"
+            raise InputError(faults[0] if faults else nothing)
+        left_out += faults
+    tell(left_out)
+    return runs, left_out
+
+
+def tell(left_out: Sequence[str], words: str = "left out") -> None:
+    """Warns of what is left out, at most `SHOWN` lines of it."""
+    for line in left_out[:SHOWN]:
+        log.warning("%s: %s", words, line)
+    if (more := len(left_out) - SHOWN) > 0:
+        log.warning("%s: %d more", words, more)
 
 
 def write_cells(path: Path, runs: Iterable[Run]) -> None:
@@ -181,7 +228,7 @@ def write_cells(path: Path, runs: Iterable[Run]) -> None:
     for run in runs:
         left_out = (*IGNORED, "dataset.path")  # a place on one machine; the fingerprint tells the data
         config = {key: value for key, value in run.config.items() if not key.startswith(left_out)}
-        lines.append(json.dumps({"metrics": run.metrics, "config": config}) + "\n")
+        lines.append(json.dumps({"metrics": run.metrics, "config": config}, default=str, skipkeys=True) + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
@@ -199,8 +246,13 @@ def read_failures(place: Path) -> list[dict[str, Any]]:
     paths = [path for path in sorted(place.rglob("failed.json")) if not (path.parent / "metrics.json").exists()]
     found = []
     for path in paths:
-        config = Run(path.parent, {}, "").config if (path.parent / "config.yaml").is_file() else {}
-        found.append({**config, **_read_object(path), "study": _study(place, path.parent)})
+        failure: dict[str, Any] = {"study": _study(place, path.parent)}
+        try:
+            failure = dict(parse_json(read_text(path))) | failure
+            failure = Run(path.parent, {}, "").config | failure
+        except (OSError, ValueError, TypeError) as error:  # a failure all the same
+            failure.setdefault("error", f"{path}: cannot be read ({_reason(error)})")
+        found.append(failure)
     return found
 
 
@@ -302,7 +354,8 @@ def data_frame(*studies: str | Path, keep_copies: bool = False) -> pandas.DataFr
     except ModuleNotFoundError:
         raise InputError("pandas is not installed; pip install pandas, or elite_pl with the extra `pandas`") from None
 
-    runs = without_copies((run for study in studies for run in read_study(Path(study))), ORIGIN if keep_copies else ())
+    every, _ = read_studies(map(Path, studies))
+    runs = without_copies(every, ORIGIN if keep_copies else ())
     settings = [run.settings for run in runs]
     keys = [key for key in sorted({key for setting in settings for key in setting}) if key not in runs[0].metrics]
     differing = [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]

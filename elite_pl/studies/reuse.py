@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import glob
-import json
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from elite_pl.errors import InputError
-from elite_pl.files import atomic_write
+from elite_pl.errors import InputError, one_line
+from elite_pl.files import atomic_write, discard
 from elite_pl.runs.results import forget_failure, write_metrics
 from elite_pl.runs.spec import RunSpec
-from elite_pl.studies.read import read_cells
+from elite_pl.studies.read import find_runs, tell
+
+log = logging.getLogger("elite_pl")
+OWN = ("metrics.json", "config.yaml", "failed.json", "last.ckpt")  # files of a run that are not copied
 
 
 class Finished(NamedTuple):
@@ -42,31 +45,18 @@ def finished_elsewhere(places: Sequence[str]) -> dict[str, Finished]:
         if not paths:
             raise InputError(f"reuse={pattern}: no such file; name a study, OUTPUT_DIR/STUDY, or a file of cells")
         for path in paths:
-            for run in _runs_below(path) if path.is_dir() else _cells_in(path):
+            try:
+                runs, left_out = find_runs(path)
+            except InputError as error:
+                raise InputError(f"reuse={error}") from None
+            tell(left_out, "not reused")
+            for run in runs:
                 if isinstance(hash := run.metrics.get("config_hash"), str):
-                    found.setdefault(hash, run)
+                    found.setdefault(hash, Finished(run.metrics, run.directory))
     return found
 
 
-def _runs_below(directory: Path) -> Iterator[Finished]:
-    for path in sorted(directory.rglob("metrics.json")):
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not finished, as in `results.finished`
-            continue
-        if isinstance(metrics, dict):
-            yield Finished(metrics, path.parent)
-
-
-def _cells_in(path: Path) -> Iterator[Finished]:
-    try:
-        for run in read_cells(path):
-            yield Finished(run.metrics, path)
-    except InputError as error:
-        raise InputError(f"reuse={error}") from None
-
-
-def adopt(run: Finished, spec: RunSpec) -> dict[str, Any]:
+def adopt(run: Finished, spec: RunSpec) -> dict[str, Any] | None:
     """Makes a finished run a part of a study: its files are copied as far as there are any, and nothing is made up.
 
     Args:
@@ -74,19 +64,25 @@ def adopt(run: Finished, spec: RunSpec) -> dict[str, Any]:
         spec: What it is adopted as; it differs from the run in bookkeeping at most.
 
     Returns:
-        What `metrics.json` then holds: that of the run, its commit too, and `reused_from`.
+        What `metrics.json` then holds: that of the run, its commit too, and `reused_from`; None if it cannot be copied,
+        of which nothing is left then.
     """
     directory = spec.directory
+    fresh = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    if run.place.is_dir():
-        for path in run.place.iterdir():
-            own = path.name in ("metrics.json", "config.yaml", "failed.json", "last.ckpt") or path.name.startswith(".")
-            if path.is_file() and not own:
+    metrics = {"reused_from": run.place.as_posix(), **run.metrics}  # what was reused there keeps its origin
+    try:
+        for path in run.place.iterdir() if run.place.is_dir() else ():
+            if path.is_file() and path.name not in OWN and not path.name.startswith("."):
                 with atomic_write(directory / path.name) as temporary:
                     shutil.copyfile(path, temporary)
-    with atomic_write(directory / "config.yaml") as temporary:
-        OmegaConf.save(spec.plain, temporary)
-    metrics = {"reused_from": run.place.as_posix(), **run.metrics}  # what was reused there keeps its origin
-    write_metrics(directory, spec.hash, metrics)
+        with atomic_write(directory / "config.yaml") as temporary:
+            OmegaConf.save(spec.plain, temporary)
+        write_metrics(directory, spec.hash, metrics)
+    except (OSError, ValueError) as error:
+        log.warning("not reused: %s: %s", run.place, one_line(error))
+        if fresh:
+            discard(directory)
+        return None
     forget_failure(directory)
     return metrics

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, stack_module_state, vmap
 
 from elite_pl.algorithm import alice
 from elite_pl.models import networks, scores
@@ -27,9 +27,11 @@ class Residual(nn.Module):
 
 
 CASES = {
-    "mlp": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4, batch_norm=False))),
+    "mlp": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4, norm="none"))),
     "mlp, batch norm": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4))),
     "mlp, squared": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4), squared=True)),
+    "mlp, layer norm": ((9,), lambda shape: scores.Hypersphere(networks.mlp(shape, (8, 6), 4, norm="layer"))),
+    "lenet, layer norm": ((1, 8, 8), lambda shape: scores.Hypersphere(networks.lenet(shape, (3, 2), 16, norm="layer"))),
     "lenet": ((1, 8, 8), lambda shape: scores.Hypersphere(networks.lenet(shape, (3, 2), 16))),
     "autoencoder": ((1, 9, 7), lambda shape: scores.Reconstruction(networks.lenet(shape, (3, 2), 16))),
     "residual": ((3, 6, 6), lambda shape: Residual()),
@@ -173,6 +175,74 @@ def test_functional_weights_leave_the_module_alone(problem):
     alice.jvp(score, *rest, learning_rate=0.5)
     assert all(p.equal(before[name]) and p.grad is None for name, p in score.named_parameters())
     assert functional_call(score, before, (rest[0],)).shape == (N,)
+
+
+class Shared(nn.Module):
+    """A layer under two names, and another layer with the same weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.again, self.other.weight = self.layer, self.layer.weight
+
+    def forward(self, sample):
+        return self.other(self.again(self.layer(sample).tanh()).tanh()).square().mean(1)
+
+
+def test_a_shared_layer_and_a_shared_weight_are_one_weight():
+    torch.manual_seed(0)
+    score, label = Shared().double(), torch.tensor([1.0, -1.0] * (M // 2)).double()
+    problem = score, torch.rand(N, 4).double(), torch.rand(M, 4).double(), label, 1.0
+    weight = score.layer.weight
+    inferences = [function(*problem, learning_rate=LEARNING_RATE) for function in (alice.jvp, alice.virtual_step)]
+    assert score.layer.weight is score.again.weight is score.other.weight is weight, "the module is left alone"
+    for inference in inferences:
+        assert relative_difference(inference.d, reverse_passes(problem)[0]) <= 1e-9
+    for one, other in zip(*inferences, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14)
+
+
+class Stacked(nn.Module):
+    """A network of stacked weights and buffers: maps samples (k, n, ...) to scores (k, n)."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, sample):
+        def one(theta, buffers, sample):
+            return functional_call(self.model, (theta, buffers), (sample,))
+
+        return vmap(one)(*alice.state(self.model), sample)
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+def test_stacked_models_make_the_steps_of_each(problem, statistics):
+    score, unlabeled, labeled, label, margin = problem
+    models = [copy.deepcopy(score) for _ in range(3)]
+    for i, model in enumerate(models):
+        for p in model.parameters():
+            p.data *= 1 + i / 8
+    margins = margin * torch.tensor([[1.0], [1.2], [0.9]]).double()
+    unlabeled, labeled = (torch.stack([x, x.flip(0), x.square()]) for x in (unlabeled, labeled))
+    theta, buffers = ({f"model.{name}": x for name, x in state.items()} for state in stack_module_state(models))
+    stacked = Stacked(score)
+
+    v, *of_labeled = alice.labeled_gradient(stacked, theta, buffers, labeled, label, margins, statistics)
+    value, d = alice.derivative(stacked, theta, buffers, unlabeled, v)
+    together = alice.infer(value, d, v, *of_labeled, learning_rate=LEARNING_RATE, weights="mean")
+    (together.weight * together.score).mean(-1).sum().backward()
+    for i, model in enumerate(models):
+        options = {"learning_rate": LEARNING_RATE, "weights": "mean", "labeled_statistics": statistics}
+        alone = alice.jvp(model, unlabeled[i], labeled[i], label, margins[i], **options)
+        (alone.weight * alone.score).mean().backward()
+        for one, all_ in zip(alone, together, strict=True):
+            ours = {name: all_[f"model.{name}"][i] for name in one} if isinstance(one, dict) else all_[i]
+            torch.testing.assert_close(ours, one, rtol=1e-9, atol=1e-14)
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(theta[f"model.{name}"].grad[i], p.grad, rtol=1e-9, atol=1e-14)
+        for name, buffer in model.named_buffers():
+            torch.testing.assert_close(buffers[f"model.{name}"][i], buffer)
 
 
 @pytest.mark.parametrize("function", [alice.jvp, alice.virtual_step])

@@ -43,7 +43,7 @@ def test_each_amount_stays_within_its_bound_and_comes_close_to_it(image):
 
 
 def test_it_is_torchvisions_map(image):
-    draws = 2 * torch.rand(1, 6, generator=generator(5), dtype=torch.float64) - 1
+    draws = 2 * torch.rand(1, 6, generator=generator(5)) - 1
     angle, growth = (draws[0, 2:4] * torch.tensor([15.0, 0.1])).tolist()
     expected = reference.affine(image, -angle, [0, 0], 1 + growth, [0.0, 0.0], InterpolationMode.BILINEAR)
     torch.testing.assert_close(Affine(rotation=15, scale=0.1)(image, generator(5)), expected, atol=2e-3, rtol=0)
@@ -56,7 +56,7 @@ def test_half_of_the_images_are_mirrored(image):
     assert all(a != b for a, b in zip(mirrored, same, strict=True)) and 110 < sum(mirrored) < 190
 
 
-@pytest.mark.parametrize("augmentation", [Affine(2, 10, 0.1, 0.1, True), FeatureNoise(0.1, 0.2)])
+@pytest.mark.parametrize("augmentation", [Affine(2, 10, 0.1, 0.1, True), FeatureNoise(0.1)])
 def test_equal_generators_give_equal_samples(augmentation):
     sample = torch.rand(5, 1, 9, 7)
     first, again, other = (augmentation(sample, generator(seed)) for seed in (1, 1, 2))
@@ -66,17 +66,29 @@ def test_equal_generators_give_equal_samples(augmentation):
 def test_nothing_to_change_changes_nothing():
     sample = torch.rand(5, 1, 9, 7)
     torch.testing.assert_close(Affine()(sample, generator()), sample)
-    assert FeatureNoise()(sample, generator()).equal(sample)
+    assert FeatureNoise(0)(sample, generator()).equal(sample)
 
 
-def test_features_come_from_other_samples():
-    sample = torch.arange(20.0).reshape(10, 2)
-    changed = FeatureNoise(swap=1)(sample, generator())
-    assert sorted(changed[:, 0].tolist()) == sample[:, 0].tolist() and not changed.equal(sample)
+def test_noise_has_the_standard_deviation_that_was_asked_for():
+    sample = torch.zeros(1000, 20)
+    assert abs(FeatureNoise(0.3)(sample, generator()).std() - 0.3) < 0.01
+
+
+def test_a_sample_is_changed_by_its_own_numbers_alone():
+    augmentation, sample = Affine(2, 10, 0.1, 0.1, True), torch.rand(6, 1, 9, 7)
+    draws = augmentation.draw(6, (1, 9, 7), generator())
+    torch.testing.assert_close(augmentation.apply(sample, draws)[2:4], augmentation.apply(sample[2:4], draws[2:4]))
+
+
+def test_views_are_few_fixed_and_on_both_sides():
+    views = Affine(2, test_views=8).views((1, 9, 7))
+    assert views.shape == (8, 6) and views.equal(Affine(2, test_views=8).views((1, 9, 7)))
+    assert (views.abs() <= 1).all() and views.mean(0).abs().max() < 0.2 and views.std(0).min() > 0.4
+    assert FeatureNoise(0.1, test_views=3).views((30000,)).shape == (3, 30000)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Affine(shift=-1), lambda: Affine(scale=1), lambda: FeatureNoise(-1), lambda: FeatureNoise(swap=2)]
+    "make", [lambda: Affine(shift=-1), lambda: Affine(scale=1), lambda: FeatureNoise(-1), lambda: Affine(test_views=-1)]
 )
 def test_amounts_out_of_range(make):
     with pytest.raises(ValueError, match="must"):

@@ -9,7 +9,7 @@ from PIL import Image
 from test_bad_input import refused
 
 from elite_pl.data.preprocessing import Preprocessing, preprocessing, resized
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 1, 28, 28)).astype(np.uint8)
 
@@ -41,6 +41,18 @@ def test_contrast_is_normalised_image_by_image_and_scaled_by_the_training_sample
     assert seen(made, np.full((1, 1, 28, 28), 7, dtype=np.uint8)).isfinite().all()
 
 
+def test_vectors_are_standardised_wherever_they_lie_and_pixels_are_not():
+    x = np.random.default_rng(0).random((30, 4)).astype(np.float32)
+    x[:, 2] = 0.5
+    found = seen(preprocessing(x, None, "standard"), x)
+    torch.testing.assert_close(found.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0, 1.0]))
+    torch.testing.assert_close(seen(preprocessing(x, None, "unit"), x), torch.as_tensor(x))
+    for pixels in (PIXELS, (PIXELS / 255).astype(np.float32)):
+        unit, standard = (seen(preprocessing(pixels, None, scaling), pixels) for scaling in ("unit", "standard"))
+        torch.testing.assert_close(standard, unit, rtol=0, atol=0)
+
+
 def test_a_pair_is_mean_and_deviation_of_pixels():
     expected = (PIXELS / 255 - 0.1307) / 0.3081
     for values in (PIXELS, (PIXELS / 255).astype(np.float32)):
@@ -55,14 +67,12 @@ def test_the_detector_file_knows_how_its_samples_are_made(command, images, scali
         "label_ratio=0.1", "epochs=1", "method.pretrain_epochs=0", f"trainer.precision={precision}",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    detector, content = load_detector(outcome.directory / "detector.pt")
-    assert content["sample_shape"] == [1, 16, 16]
-    raw = np.load(images())["x"].transpose(0, 3, 1, 2)
-    with torch.no_grad():
-        scores = detector(seen(Preprocessing(**content["preprocessing"]), raw))
+    detector = load(outcome.directory / "detector.pt")
+    assert detector.sample_shape == (1, 16, 16)
+    scores = detector.score(np.load(images())["x"])
     with open(outcome.directory / "scores.csv", newline="") as file:
         found = sorted(float(row["score"]) for row in csv.DictReader(file))
-    distance = [(scores.double() - score).abs().min().item() for score in found]
+    distance = [np.abs(scores - score).min() for score in found]
     assert max(distance) < (1e-4 if precision == 32 else 1e-12), "every score of the test part is that of a raw image"
 
 

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from elite_pl.algorithm.batchnorm import frozen_statistics
 from elite_pl.runs.build import make_data, make_detector
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
 LEARNING_RATE = {
     "elite_svdd_paper": None,
@@ -29,16 +29,16 @@ def test_the_first_step(command, images, method):
         "n_train=20", "label_ratio=0.2", "batch_size=64", "epochs=1", "method.meta_scale=7",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    trained, content = load_detector(outcome.directory / "detector.pt")
-    config = OmegaConf.create(content["config"])
+    trained = load(outcome.directory / "detector.pt")
+    config = OmegaConf.create(trained.config)
     rate = LEARNING_RATE[method] or config.method.optimizer.lr
     assert config.method.optimizer.lr == rate
 
     data = make_data(config)
     score = make_detector(config, data.sample_shape).score
-    if "center" in content["score"]:
-        score.center.copy_(content["score"]["center"])
-    margin, y, n = content["margin"], data.labeled_y, len(data.unlabeled)
+    if hasattr(score, "center"):
+        score.center.copy_(trained.model.center)
+    margin, y, n = trained.margin, data.labeled_y, len(data.unlabeled)
     theta = list(score.parameters())
     before = torch.nn.utils.parameters_to_vector(theta).detach()
     with frozen_statistics(score, "batch"):
@@ -54,7 +54,7 @@ def test_the_first_step(command, images, method):
         step = rate / n * (weight * pulled) @ rows
     else:
         step = rate / n * (7 * rate * d) @ rows  # Eq. 16, of a virtual step on the sum, without a hinge
-    after = torch.nn.utils.parameters_to_vector(trained.score.parameters())
+    after = torch.nn.utils.parameters_to_vector(trained.model.parameters())
     assert (after - before + step).abs().max() <= 1e-3 * step.abs().max() + 1e-7
     assert step.abs().max() > 1e-5, "there is something to compare"
 
@@ -64,8 +64,11 @@ def test_the_margin_of_the_release_is_the_largest_score_of_a_labeled_sample(comm
         "dataset=npz", f"dataset.path={images()}", "method=elite_svdd_release", "n_train=30", "label_ratio=0.2",
         "epochs=1", "method.optimizer.lr=1e-30",
     )  # fmt: skip
-    detector, content = load_detector(outcome.directory / "detector.pt")
-    data = make_data(OmegaConf.create(content["config"]))
-    assert data.sample_shape == (1, 32, 32)
+    trained = load(outcome.directory / "detector.pt")
+    config = OmegaConf.create(trained.config)
+    data = make_data(config)
+    assert data.sample_shape == trained.sample_shape == (1, 32, 32)
+    detector = make_detector(config, data.sample_shape)
+    detector.score.load_state_dict(trained.model.state_dict())
     detector.calibrate(data)  # the running statistics of the untrained network, of which the margin was taken
-    torch.testing.assert_close(detector.eval()(data.labeled[:]).max(), content["margin"])
+    assert detector.eval()(data.labeled[:]).max().item() == pytest.approx(trained.margin)

@@ -221,42 +221,65 @@ def test_estimating_changes_nothing_else(command):
 
 def test_a_warm_up_that_leaves_nothing_is_warned_of(command):
     outcome = command("method=loe_hard", "epochs=2", "method.pretrain_epochs=0")
-    assert outcome.code == 0 and "method.warm_up=2" in outcome.err
+    assert outcome.code == 0 and "warm_up=2" in outcome.err
 
 
-@pytest.mark.parametrize(
-    "method, more",
-    [("soel", ("method.contamination=estimated",)), ("devnet", ()), ("refine", ("method.contamination=0.4",))],
-)
-def test_known_labels(command, method, more):
+KNOWN = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known")
+
+
+def save_known_labels():
+    """Digits whose first 40 are labeled: a 3 is normal."""
     data = digits()
     y = np.where(data.y_train[:300] == 3, 1, -1)
     y[40:] = 0
     np.savez("own.npz", x_train=data.x_train[:300], y_train=y)
-    own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known")
-    outcome = command(*own, f"method={method}", *SHORT, *more)
+
+
+@pytest.mark.parametrize("method, more", [("devnet", ()), ("refine", ("method.contamination=0.4",))])
+def test_known_labels(command, method, more):
+    save_known_labels()
+    outcome = command(*KNOWN, f"method={method}", *SHORT, *more)
     assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("method", CONTAMINATED)
+def test_known_labels_let_the_contamination_be_estimated(command, method):
+    save_known_labels()
+    outcome = command(*KNOWN, f"method={method}", "batch_size=64", *SHORT)
+    assert outcome.code == 0, outcome.err
+    assert 0 < float(history_of(outcome.directory, "train/contamination")[-1]) < 1
+    estimated = command(*KNOWN, f"method={method}", "batch_size=64", "method.contamination=estimated", *SHORT)
+    assert (outcome.directory / "audit.csv").read_text() == (estimated.directory / "audit.csv").read_text()
+
+
+def test_where_classes_are_known_it_is_given(command):
+    typed = command("method=loe_hard", "method.contamination=given", *SHORT)
+    outcome = command("method=loe_hard", *SHORT)
+    assert outcome.directory == typed.directory and "done before" in outcome.err, "the same run"
 
 
 def test_known_labels_do_not_tell_the_contamination(command):
     np.savez("own.npz", x_train=np.eye(20), y_train=[1] * 5 + [0] * 15)
-    own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known")
-    refused(command(*own, "method=refine"), "method.contamination=given", "number")
-    refused(
-        command(*own, "method=soel", "method.contamination=estimated"), "method.contamination=estimated", "both kinds"
-    )
-    for method in ("pu_svdd method.contamination=0.1", "devnet"):
-        refused(command(*own, *f"method={method}".split()), "labeled anomalies")
+    for typed, words in {
+        "refine method.contamination=given": ("method.contamination=given", "a number, or estimated"),
+        "refine": ("method.contamination=auto", "both kinds", "a number"),
+        "soel method.contamination=estimated": ("method.contamination=estimated", "both kinds", "a number"),
+        "ocsvm method.nu=given": ("method.nu=given", "a number"),
+        "pu_svdd method.contamination=0.1": ("dataset.labels=known: pu_svdd", "labeled anomalies", "1 or -1"),
+        "devnet": ("dataset.labels=known: devnet", "labeled anomalies"),
+        "oracle": ("method: oracle", "truth"),
+    }.items():
+        refused(command(*KNOWN, *f"method={typed}".split()), *words)
 
 
 WRONG = {
     "method=loe_hard method.contamination=1": ("method.contamination=1", "[0, 1)"),
     "method=loe_hard method.contamination=-0.1": ("method.contamination=-0.1", "[0, 1)"),
     "method=loe_hard method.contamination=true_one": ("method.contamination=true_one", "given", "estimated"),
-    "method=soel method.contamination=null": ("method.contamination=null", "a word or a number"),
+    "method=soel method.contamination=null": ("method.contamination=null", "given, estimated or a number"),
     "method=refine method.update=drop": ("method.update=drop", "refine"),
     "method=loe_soft method.loss=log": ("method.loss=log", "hinge"),
-    "method=loe_soft method.warm_up=-1": ("method.warm_up=-1", "epochs"),
+    "method=loe_soft method.warm_up=-1": ("method.warm_up=-1", "not negative"),
     "method=pu_svdd method.warm_up=1.5": ("method.warm_up=1.5", "whole number"),
     "method=pu_svdd method.epsilon=0": ("method.epsilon=0", "positive"),
     "method=devnet method.prior_draws=1": ("method.prior_draws=1", "at least 2"),

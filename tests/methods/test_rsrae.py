@@ -13,7 +13,7 @@ from torch import nn
 from elite_pl.algorithm import alice, losses
 from elite_pl.methods.rsrae import UPDATES, Rsrae
 from elite_pl.models import networks, scores
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
 SHORT = ("method=rsrae", "epochs=3", "threads=1")
 
@@ -77,9 +77,9 @@ def test_the_orthogonality_error_drives_the_rows_to_be_orthonormal():
 # --------------------------------------------------------------------------------------------------------------- score
 
 
-def score_of(distance="cosine", unit_code=True, initial="orthogonal", batch_norm=True):
+def score_of(distance="cosine", unit_code=True, initial="orthogonal", norm="batch"):
     torch.manual_seed(0)
-    return scores.RobustSubspace(networks.mlp((9,), (8, 6), 5, batch_norm), 3, distance, unit_code, initial)
+    return scores.RobustSubspace(networks.mlp((9,), (8, 6), 5, norm), 3, distance, unit_code, initial)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "norm"])
@@ -106,13 +106,13 @@ def test_elite_runs_on_it(command):
     score += (f"+{place}distance=cosine", f"+{place}unit_code=true", f"+{place}initial=orthogonal")
     outcome = command("method=elite_svdd", *score, "epochs=3", "method.pretrain_epochs=0", "threads=1")
     assert outcome.code == 0, outcome.err
-    assert isinstance(load_detector(outcome.directory / "detector.pt")[0].score, scores.RobustSubspace)
+    assert isinstance(load(outcome.directory / "detector.pt").model, scores.RobustSubspace)
 
 
 def test_scores_by_hand():
     sample = torch.rand(4, 9)
     for unit_code in (True, False):
-        cosine, norm = (score_of(distance, unit_code, batch_norm=False) for distance in ("cosine", "norm"))
+        cosine, norm = (score_of(distance, unit_code, norm="none") for distance in ("cosine", "norm"))
         code = cosine.encoder(sample) @ cosine.subspace.T
         code = code / code.norm(dim=1, keepdim=True) if unit_code else code
         x_hat = cosine.decoder(code @ cosine.lift.weight.T)
@@ -275,15 +275,15 @@ def test_it_finds_the_subspace_of_the_normal_samples_unless_half_of_all_lie_in_a
     path, normal, anomalous = subspaces
     directory, auroc = run_on(command, path, 0.1)
     assert auroc > 0.95
-    detector, content = load_detector(directory / "detector.pt")
-    assert losses.orthogonality_error(detector.score.subspace) < 0.1
-    shift, scale = content["preprocessing"]["shift"], content["preprocessing"]["scale"]
+    detector = load(directory / "detector.pt")
+    score = detector.model
+    assert losses.orthogonality_error(score.subspace) < 0.1
 
     def share_outside(x):
         """How much of the encoder's outputs lies outside the subspace of the layer."""
         with torch.no_grad():
-            output = detector.score.encoder((torch.as_tensor(x, dtype=torch.float32) - shift) / scale)
-            return (losses.subspace_error(output, detector.score.subspace).mean() / output.norm(dim=1).mean()).item()
+            output = score.encoder((torch.as_tensor(x, dtype=torch.float32) - detector.shift) / detector.scale)
+            return (losses.subspace_error(output, score.subspace).mean() / output.norm(dim=1).mean()).item()
 
     assert share_outside(normal) < 0.15 and share_outside(anomalous) > 0.8
     assert run_on(command, path, 0.5)[1] < 0.8
@@ -299,8 +299,8 @@ def test_digits_are_easy_with_little_pollution(command):
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 WRONG = {
-    "method.score.dimension=0": ("method.score.dimension=0", "1 to 32"),
-    "method.score.dimension=33": ("method.score.dimension=33", "1 to 32"),
+    "method.score.dimension=0": ("method.score.dimension=0", "at least 1"),
+    "method.score.dimension=33": ("method.score.dimension=33", "at most 32"),
     "method.score.dimension=2.5": ("method.score.dimension=2.5", "whole"),
     "method.score.distance=euclid": ("method.score.distance=euclid", "cosine", "norm"),
     "method.score.initial=zero": ("method.score.initial=zero", "orthogonal"),

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from elite_pl.errors import InputError
 from elite_pl.models import networks
 
 SHAPES = [(64,), (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 30, 45), (3, 96, 64), (1, 4, 5), (2, 28, 28)]
@@ -53,16 +52,23 @@ def test_the_strided_autoencoder_is_that_of_the_release(channels, bottleneck, co
 
 def test_the_strided_autoencoder_refuses_other_images():
     for shape in ((64,), (1, 28, 28), (2, 32, 32)):
-        with pytest.raises(InputError, match=r"strided.*dataset.size=32"):
+        with pytest.raises(ValueError, match=r"strided.*size of 32"):
             networks.strided(shape, None)
 
 
-def test_mlp_without_batch_norm():
-    backbone = networks.mlp((10,), (8,), 4, batch_norm=False)
+def test_mlp_without_a_norm():
+    backbone = networks.mlp((10,), (8,), 4, norm="none")
     assert not any("BatchNorm" in type(m).__name__ for m in (*backbone.encoder.modules(), *backbone.decoder.modules()))
 
 
 @pytest.mark.parametrize("shape", [(10,), (1, 3, 9)], ids=str)
 def test_lenet_refuses_what_is_no_image(shape):
-    with pytest.raises(InputError, match="4x4"):
+    with pytest.raises(ValueError, match="4x4"):
         networks.lenet(shape)
+
+
+@pytest.mark.parametrize("shape", [(10,), (1, 8, 8)], ids=str)
+def test_with_a_norm_by_sample_no_sample_depends_on_the_others(shape):
+    encoder, sample = networks.auto(shape, norm="layer").encoder, torch.rand(6, *shape)
+    torch.testing.assert_close(encoder(sample)[:2], encoder(sample[:2]))
+    assert not [m for m in encoder.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]

@@ -157,7 +157,7 @@ def test_errors(capfd, study, tmp_path):
     assert "--help" in refused(capfd)
     (place / "half").mkdir()
     (place / "half" / "metrics.json").write_text('{"test/auroc": 0.')
-    assert "half/metrics.json" in refused(capfd, place)
+    assert "half/metrics.json" in refused(capfd, place / "half"), "and beside a good one it is left out"
 
 
 def test_a_run_that_another_study_holds_counts_twice_only_where_studies_are_compared(capfd, study, tmp_path):
@@ -175,7 +175,7 @@ def test_a_run_that_another_study_holds_counts_twice_only_where_studies_are_comp
 def test_a_folder_of_studies_knows_their_names(study, tmp_path):
     study(0.9, directory=tmp_path / "all" / "one" / "digits" / "elite_svdd")
     study(0.8, directory=tmp_path / "all" / "two" / "digits" / "elite_svdd", seed=1)
-    assert [run.study for run in read.read_study(tmp_path / "all")] == ["one", "two"]
+    assert [run.study for run in read.read_studies([tmp_path / "all"])[0]] == ["one", "two"]
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_failed_and_missing_cells_are_listed(capfd, study):
         (place / name).mkdir()
         record = {**coordinates, "normal_class": normal_class, "seed": 0, "error": "score is <nan>", "time": "12:00"}
         (place / name / "failed.json").write_text(json.dumps(record))
-    (place / "deep_svdd-again" / "metrics.json").write_text("{}")  # it has run since
+    (place / "deep_svdd-again" / "metrics.json").write_text('{"data/test": 0}')  # it has run since
     assert "Cells: 1 failed and 1 of the full grid are missing; report.html lists them." in shown(capfd, place)
     text = (place / "report.html").read_text()
     assert "score is &lt;nan&gt;" in text and "2 (seed 1)" in text and "1 (seed 0)" not in text
@@ -290,7 +290,7 @@ def test_curves_over_the_epochs(capfd, study):
         rows = ["epoch,step,labeled/loss,test/auroc", "1,4,1.5,", "2,8,0.5,", "3,12,0.25,0.9"]
         (run.parent / "history.csv").write_text("\n".join(rows))
         run.write_text(json.dumps(json.loads(run.read_text()) | {"train/margin": 0.5}))
-    (run,) = read.read_study(place)
+    ((run,), _) = read.read_studies([place])
     (panel,) = grid.epoch_panels([run], ["dataset", "method"], "labeled/loss")
     assert (list(panel.lines[0].x), list(panel.lines[0].y)) == ([1, 2, 3], [3, 1, 0.5])
     shown(capfd, place)

@@ -13,7 +13,7 @@ from elite_pl.algorithm import alice
 from elite_pl.data import digits
 from elite_pl.methods.elite import Elite
 from elite_pl.runs import plots
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
 SHORT = ("epochs=3", "method.pretrain_epochs=1", "normal_class=3")
 
@@ -34,12 +34,9 @@ def recording_of(directory: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("method", ["elite_svdd", "deep_svdd", "autoencoder", "labels_only"])
 def test_the_labeled_loss_is_the_hinge_of_the_detector(command, method):
     directory = command(f"method={method}", *SHORT).directory
-    detector, content = load_detector(directory / "detector.pt")
+    detector = load(directory / "detector.pt")
     split = np.load(directory / "splits.npz")
-    shift, scale = content["preprocessing"]["shift"], content["preprocessing"]["scale"]
-    with torch.no_grad():
-        score = detector((torch.as_tensor(digits().x_train[split["labeled"]]) - shift) / scale)
-    margin = float(content["margin"])
+    score, margin = detector.score(digits().x_train[split["labeled"]]), detector.margin
     loss = [
         s if y > 0 else max(margin - s, 0) for s, y in zip(score.tolist(), split["labeled_y"].tolist(), strict=True)
     ]
@@ -49,7 +46,7 @@ def test_the_labeled_loss_is_the_hinge_of_the_detector(command, method):
 
 
 def test_the_labeled_loss_changes_nothing(command, monkeypatch):
-    arguments = ("backbone=mlp", "backbone.batch_norm=true", *SHORT)
+    arguments = ("backbone=mlp", "backbone.norm=batch", *SHORT)
     seen = command(*arguments, "output_dir=seen").directory
     unseen = command(*arguments, "output_dir=unseen", "~callbacks.labeled_loss").directory
     assert "labeled/loss" in history_of(seen)[0] and "labeled/loss" not in history_of(unseen)[0]

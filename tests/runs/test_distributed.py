@@ -19,10 +19,9 @@ from elite_pl import distributed
 from elite_pl import train as train_command
 from elite_pl.algorithm import alice
 from elite_pl.algorithm.batchnorm import batch_norms, running_statistics
-from elite_pl.methods import elite
 from elite_pl.methods.base import Detector
 
-NO_BATCH_NORM = ("backbone=mlp", "backbone.batch_norm=false", "threads=1", "method.pretrain_epochs=1")
+NO_BATCH_NORM = ("backbone=mlp", "backbone.norm=none", "threads=1", "method.pretrain_epochs=1")
 SGD = ("method.optimizer._target_=torch.optim.SGD", "method.optimizer.lr=0.01")
 STEPS = ("epochs=13", "trainer.check_val_every_n_epoch=13")  # 4 steps an epoch
 
@@ -41,7 +40,7 @@ def metrics(directory):
 
 def difference(one, other):
     """The largest difference of any weight of two runs."""
-    one, other = (torch.load(directory / "detector.pt", weights_only=True)["score"] for directory in (one, other))
+    one, other = (torch.load(directory / "detector.pt", weights_only=True)["state"] for directory in (one, other))
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
@@ -61,22 +60,22 @@ def test_the_number_of_processes_does_not_matter(command, optimizer, precision, 
             np.testing.assert_allclose(rows, expected, rtol=1e-9 if precision == 64 else 1e-3, atol=1e-9)
 
 
-def of_a_part(original, part, score, d, **settings):
+def of_a_shard(original, score, d, *labeled, **rule):
     """An inference whose n is that of a shard."""
-    return original(part, score, d, **settings | {"learning_rate": settings["learning_rate"] * distributed.processes()})
+    return original(score, d, *labeled, **rule | {"learning_rate": rule["learning_rate"] * distributed.processes()})
 
 
-def normalised_by_a_part(original, part, score, d, **settings):
+def normalized_by_a_shard(original, score, d, *labeled, **rule):
     """An inference whose weights are divided by the mean of a shard."""
     mean = d[distributed.shard(len(d))].abs().mean()
-    return original(part, score, d, **settings)._replace(weight=d.abs() / mean)
+    return original(score, d, *labeled, **rule)._replace(weight=d.abs() / mean)
 
 
 @pytest.mark.parametrize(
     "module, name, broken, weights",
     [
-        (alice, "of_whole_batch", of_a_part, "raw"),
-        (alice, "of_whole_batch", normalised_by_a_part, "mean"),
+        (alice, "infer", of_a_shard, "raw"),
+        (alice, "infer", normalized_by_a_shard, "mean"),
         (distributed, "average_", lambda original, tensors: None, "mean"),
         (distributed, "gather", lambda original, own, n: original(own.detach(), n) + 0 * own.sum(), "mean"),
     ],
@@ -123,7 +122,7 @@ def test_every_test_sample_is_scored_once(command, monkeypatch):
     original = Detector.validation_step
 
     def counted(self, batch, batch_idx):
-        shares = distributed.everywhere(len(batch[0]))
+        shares = distributed.all_gather_objects(len(batch[0]))
         assert len(shares) == 2 and sum(shares) == len(batch[1]) == 539 and max(shares) - min(shares) == 1
         original(self, batch, batch_idx)
         assert sum(len(scores) for scores in self.roc_auc.scores) == 539
@@ -164,7 +163,7 @@ def test_micro_batches_move_the_running_statistics_once(command, monkeypatch, pr
         )
         moved.append(before[0].item())
         mine = [s.tolist() for s in running_statistics(self.score)]
-        assert all(other == mine for other in distributed.everywhere(mine)), "the same on all processes"
+        assert all(other == mine for other in distributed.all_gather_objects(mine)), "the same on all processes"
         assert len(moved) in (1, 4) or moved[-1] == moved[-2] + 3  # the last batch has two samples
 
     monkeypatch.setattr(Detector, "descend", compare)
@@ -176,14 +175,16 @@ def test_the_meta_gradient_is_not_taken_in_half_precision(command, monkeypatch, 
     methods = ("elite_svdd", "deep_svdd")
     same = ("threads=1", "epochs=5")
     single = [metrics(train(command, 1, *same, f"method={method}"))["test/auroc"] for method in methods]
-    original = alice.jvp
 
-    def watched(score, unlabeled, *args, **settings):
-        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
-        assert not torch.is_autocast_enabled("cpu")
-        found = original(score, unlabeled, *args, **settings)
-        assert found.d.dtype == torch.float32
-        return found
+    def watched(original):
+        def call(*args):
+            assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+            assert not torch.is_autocast_enabled("cpu")
+            found = original(*args)
+            assert found[1].dtype == torch.float32
+            return found
+
+        return call
 
     def half(self, batch):
         assert torch.is_autocast_enabled("cpu")
@@ -191,7 +192,8 @@ def test_the_meta_gradient_is_not_taken_in_half_precision(command, monkeypatch, 
         return unlabeled_score(self, batch)
 
     unlabeled_score = Detector.unlabeled_score
-    monkeypatch.setitem(elite.META_GRADIENTS, "jvp", watched)
+    for name in ("labeled_gradient", "derivative"):
+        monkeypatch.setattr(alice, name, watched(getattr(alice, name)))
     monkeypatch.setattr(Detector, "unlabeled_score", half)
     for method, expected in zip(methods, single, strict=True):
         low = train(command, processes, *same, f"method={method}", "trainer.precision=bf16-mixed")

@@ -68,6 +68,28 @@ def test_own_file_counts_by_content(tmp_path: Path) -> None:
     assert hash_of(first) != original  # replaced
 
 
+def test_all_own_files_and_folders_count_by_content(tmp_path: Path) -> None:
+    def hash_of(**paths: Path) -> str:
+        source = {key: str(path) for key, path in paths.items()} | {"_target_": "elite_pl.data.image_folder"}
+        return identity.config_hash(make_config(dataset={**source, "name": "mine", "source": source}))
+
+    first, second = tmp_path / "a", tmp_path / "b"
+    for key in ("labels_file", "labels_path", "test_path", "test_labels_path", "path"):
+        first.write_bytes(b"1")
+        second.write_bytes(b"1")
+        original = hash_of(**{key: first})
+        assert hash_of(**{key: second}) == original
+        second.write_bytes(b"2")
+        assert hash_of(**{key: second}) != original
+    for folder in (tmp_path / "c", tmp_path / "d"):
+        folder.mkdir()
+        (folder / "x.png").write_bytes(b"1")
+    original = hash_of(path=tmp_path / "c")
+    assert hash_of(path=tmp_path / "d") == original
+    (tmp_path / "d" / "x.png").write_bytes(b"2")
+    assert hash_of(path=tmp_path / "d") != original
+
+
 def test_a_copy_of_cifar10_is_another_data_set(tmp_path: Path) -> None:
     def hash_of(root: Path) -> str:
         source = {"name": "CIFAR10", "root": str(root)}
@@ -216,12 +238,25 @@ def test_audit_csv(tmp_path: Path) -> None:
     assert path.read_text().splitlines()[1:] == ["3,0.5,,1,", "7,0.1,,2,"]
 
 
+def test_ids_stand_beside_the_index(tmp_path: Path) -> None:
+    ids = np.array(["a.png", 'b, "c".png', "ü.png"])
+    results.write_scores(tmp_path / "scores.csv", [2, 0], [0.5, 0.25], None, ids)
+    assert (tmp_path / "scores.csv").read_text(
+        encoding="utf-8"
+    ) == "index,id,score,is_anomaly\n2,ü.png,0.5,\n0,a.png,0.25,\n"
+    results.write_audit(tmp_path / "audit.csv", [0, 1], [0.1, 0.5], None, None, ids)
+    assert [(row["index"], row["id"], row["rank"]) for row in rows_of(tmp_path / "audit.csv")] == [
+        ("1", 'b, "c".png', "1"),
+        ("0", "a.png", "2"),
+    ]
+
+
 def test_environment_goes_into_metrics(tmp_path: Path) -> None:
     found = environment.environment()
     assert found["version/torch"] == torch.__version__ and found["version/pytorch_lightning"] == pl.__version__
     assert found["device"] and found["platform"]
     assert found["commit"] == "" or len(found["commit"].removesuffix("-dirty")) == 40
-    results.write_metrics(tmp_path, "abc", found)
+    results.write_metrics(tmp_path, "abc", found | {"data/test": 0})
 
 
 def test_no_commit_where_there_is_no_git(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

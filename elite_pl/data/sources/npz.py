@@ -56,10 +56,10 @@ def read_npz(path: Path, name: str, labels: str, test_fraction: float, key: str 
     with input_errors(f"{key}={path}"), _Reader(path) as reader:
         parted = reader.has("x_train") or reader.has("y_train") or not (reader.has("x") or reader.has("y"))
         train = ("x_train", "y_train") if parted else ("x", "y")
-        x_train, y_train = reader.part(*train)
+        x_train, y_train, raw_shape = reader.part(*train)
         x_test, y_test = x_train[:0], y_train[:0]
         if parted and (labels == "classes" or reader.has("x_test") or reader.has("y_test")):
-            x, y = reader.part("x_test", "y_test", may_be_empty=labels == "known")
+            x, y, _ = reader.part("x_test", "y_test", may_be_empty=labels == "known")
             x_test, y_test = (x, y) if len(x) else (x_test, y_test)
         elif not parted and labels == "classes":
             in_train, in_test = stratified(y_train, test_fraction)
@@ -69,7 +69,7 @@ def read_npz(path: Path, name: str, labels: str, test_fraction: float, key: str 
         names = None
         if labels == "classes" and y_train.dtype.kind == "i" and reader.has("classes"):
             names = tuple(str(one) for one in reader.read("classes").ravel().tolist())
-        return make_arrays(name, x_train, y_train, x_test, y_test, names, labels)
+        return make_arrays(name, x_train, y_train, x_test, y_test, names, labels, raw_shape)
 
 
 class _Reader:
@@ -113,13 +113,13 @@ class _Reader:
         check_finite(key, array)
         return array
 
-    def part(self, x_key: str, y_key: str, may_be_empty: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Read samples and labels of one part."""
+    def part(self, x_key: str, y_key: str, may_be_empty: bool = False) -> tuple[np.ndarray, np.ndarray, tuple]:
+        """Read samples and labels of one part, and the shape in which a sample came."""
         x, y = self.read(x_key), to_labels(y_key, self.read(y_key))
         if x.ndim == 0 or len(x) != len(y):
             raise ValueError(f"{x_key} has shape {x.shape} and {y_key} {y.shape}; one label a sample is right")
         if may_be_empty and len(x) == 0:
-            return x, y
+            return x, y, x.shape[1:]
         if 0 in x.shape:
             raise ValueError(f"{x_key} has shape {x.shape}, which is empty; at least one sample is right")
-        return to_samples(x_key, x), y
+        return to_samples(x_key, x), y, x.shape[1:]

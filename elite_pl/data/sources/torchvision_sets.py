@@ -17,7 +17,7 @@ import numpy as np
 
 from elite_pl.data.arrays import Arrays, make_arrays
 from elite_pl.data.sources.npz import read_npz
-from elite_pl.errors import InputError, one_line
+from elite_pl.errors import InputError, input_errors, one_line
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ _SILENCE_S = 8.0  # a server that says nothing for so long counts as unreachable
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 _SHORT = {"MNIST": "mnist", "FashionMNIST": "fmnist", "CIFAR10": "cifar10"}
+_SHAPES = {"MNIST": (1, 28, 28), "FashionMNIST": (1, 28, 28), "CIFAR10": (3, 32, 32)}
 
 
 def torchvision_set(name: str, root: str) -> Arrays:
@@ -46,7 +47,7 @@ def torchvision_set(name: str, root: str) -> Arrays:
     if name not in _SHORT:
         raise InputError(f"dataset.name={name}: unknown torchvision set; one of {', '.join(_SHORT)}")
     folder = Path(root).expanduser()
-    where, complete = _files(name, folder)
+    where, complete = _where(name, folder), bool(official_files(name, root))
     if (copy := copy_of(name, root)) is not None:
         return _cifar10_npz(copy)
 
@@ -73,17 +74,22 @@ def torchvision_set(name: str, root: str) -> Arrays:
         ) from error
 
 
-def _files(name: str, folder: Path) -> tuple[Path, bool]:
-    """Where the official files of a set are looked for, and whether all of them are there."""
-    where = folder / "cifar-10-batches-py" if name == "CIFAR10" else folder / name / "raw"
-    return where, all((where / file).is_file() for file in (_BATCHES if name == "CIFAR10" else _IDX))
+def _where(name: str, folder: Path) -> Path:
+    """Where the official files of a set are looked for."""
+    return folder / "cifar-10-batches-py" if name == "CIFAR10" else folder / name / "raw"
+
+
+def official_files(name: str, root: str) -> list[Path]:
+    """The official files that `torchvision_set` reads; none unless all of them are there."""
+    where = _where(name, Path(root).expanduser())
+    files = [where / file for file in (_BATCHES if name == "CIFAR10" else _IDX)]
+    return files if all(file.is_file() for file in files) else []
 
 
 def copy_of(name: str, root: str) -> Path | None:
     """The file that `torchvision_set` takes in the place of the official ones: `ROOT/cifar10.npz`, else None."""
-    folder = Path(root).expanduser()
-    copy = folder / "cifar10.npz"
-    return copy if name == "CIFAR10" and not _files(name, folder)[1] and copy.is_file() else None
+    copy = Path(root).expanduser() / "cifar10.npz"
+    return copy if name == "CIFAR10" and not official_files(name, root) and copy.is_file() else None
 
 
 def _read_torchvision(name: str, root: Path) -> Arrays:
@@ -95,11 +101,26 @@ def _read_torchvision(name: str, root: Path) -> Arrays:
     for train in (True, False):
         part = make(str(root), train=train, download=False)
         x, y = np.asarray(part.data), np.asarray(part.targets, dtype=np.int64)
-        if len(x) != len(y):
+        if len(x) != len(y) or not len(x):
             raise ValueError(f"{len(x)} images and {len(y)} labels")
         parts.append((x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2), y))
     names = tuple("0123456789") if name == "MNIST" else tuple(make.classes if name == "FashionMNIST" else part.classes)
-    return make_arrays(_SHORT[name], *parts[0], *parts[1], names)
+    return _checked(name, make_arrays(_SHORT[name], *parts[0], *parts[1], names))
+
+
+def _checked(name: str, arrays: Arrays) -> Arrays:
+    """The arrays, if images have the size and labels the numbers of the set.
+
+    Raises:
+        ValueError: In words that follow the place of the files.
+    """
+    if arrays.x_train.shape[1:] != _SHAPES[name] or arrays.x_train.dtype != np.uint8:
+        found = f"{arrays.x_train.dtype} {arrays.x_train.shape[1:]}"
+        raise ValueError(f"images are {found}, channels first; uint8 {_SHAPES[name]} is right")
+    labels = np.concatenate([arrays.y_train, arrays.y_test])
+    if labels.min() < 0 or labels.max() > 9:
+        raise ValueError(f"labels are from {labels.min()} to {labels.max()}; 0 to 9 are right")
+    return arrays
 
 
 def _download(name: str, root: Path) -> None:
@@ -167,7 +188,5 @@ def _reach(urls: list[str]) -> None:
 def _cifar10_npz(path: Path) -> Arrays:
     """Read the npz variant of CIFAR-10."""
     arrays = read_npz(path, "cifar10-npz", "classes", 0.3, key="dataset.root")
-    if arrays.x_train.shape[1:] != (3, 32, 32) or arrays.x_train.dtype != np.uint8:
-        found = f"{arrays.x_train.dtype} {arrays.x_train.shape[1:]}"
-        raise InputError(f"dataset.root={path}: images are {found}, channels first; uint8 (3, 32, 32) is right")
-    return arrays
+    with input_errors(f"dataset.root={path}"):
+        return _checked("CIFAR10", arrays)

@@ -1,0 +1,5 @@
+from elite_pl.runs.fitting import fit as fit
+from elite_pl.runs.trained import TrainedDetector as TrainedDetector
+from elite_pl.runs.trained import load as load
+
+__version__: str

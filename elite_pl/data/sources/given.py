@@ -1,0 +1,141 @@
+"""What the sources of a person's own data share: files that are there, labels in words, and a file of labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from elite_pl.data.splits import ANOMALY, NORMAL, UNLABELED
+from elite_pl.errors import input_errors, one_line
+
+MEANING = {
+    **dict.fromkeys(("normal", "1", "+1", "1.0"), NORMAL),
+    **dict.fromkeys(("anomaly", "-1", "-1.0"), ANOMALY),
+    **dict.fromkeys(("", "unlabeled", "0", "0.0"), UNLABELED),
+}
+RIGHT = "normal, anomaly or nothing are right, or 1, -1 and 0"
+
+
+def existing(path: str, right: str, folder: bool = False) -> Path:
+    """The path of a file or folder that is there.
+
+    Args:
+        path: As it was typed.
+        right: What it should be, for the message.
+        folder: Whether it is to be a folder.
+
+    Raises:
+        ValueError: If it is not there, or something else is.
+    """
+    found = Path(path).expanduser()
+    if found.is_dir() if folder else found.is_file():
+        return found
+    if found.exists():
+        what = "is a folder" if found.is_dir() else "is a file" if found.is_file() else "is neither a file nor a folder"
+    elif os.path.lexists(found):
+        what = "is a symbolic link that leads nowhere"
+    else:
+        what = "no such folder" if folder else "no such file"
+    raise ValueError(f"{what}; {right}")
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """A few of many names, for a message."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def known(what: str, words: Iterable[str | None]) -> np.ndarray:
+    """Labels as people write them: normal, anomaly or nothing, or 1, -1, 0; case does not matter.
+
+    Args:
+        what: What they are called in the message.
+        words: The labels as text, None for nothing.
+
+    Returns:
+        +1 normal, -1 anomaly, 0 unlabeled, (n,) int64.
+
+    Raises:
+        ValueError: If there are others; lists them.
+    """
+    found = [(word or "").strip().lower() for word in words]
+    if strange := sorted(set(found) - set(MEANING)):
+        raise ValueError(f"{what} holds {some(strange)}; {RIGHT}")
+    return np.array([MEANING[word] for word in found], dtype=np.int64)
+
+
+def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
+    """Refuses labels that leave nothing to learn from, or a test part that tells nothing.
+
+    Args:
+        y_train: +1, -1, 0, (n,).
+        y_test: As `y_train`; of length 0 without a test part.
+        samples: What samples are called in the message.
+
+    Raises:
+        ValueError: If fewer than 2 are unlabeled, or the test part is not labeled with both kinds.
+    """
+    if (unlabeled := np.count_nonzero(y_train == UNLABELED)) < 2:
+        raise ValueError(f"{unlabeled} of {len(y_train)} training {samples} are unlabeled; training needs at least 2")
+    if len(y_test) and (unlabeled := np.count_nonzero(y_test == UNLABELED)):
+        raise ValueError(f"{unlabeled} of {len(y_test)} test {samples} have no label; normal or anomaly is right")
+    if len(y_test) and len(np.unique(y_test)) < 2:
+        kind = "normal" if y_test[0] == NORMAL else "anomalous"
+        raise ValueError(f"all {len(y_test)} test {samples} are {kind}; both kinds, or no test part")
+
+
+def relabeled(y: np.ndarray, ids: np.ndarray, labels_file: str, samples: str) -> np.ndarray:
+    """Labels, as a file of labels changes them.
+
+    The file is CSV with a column `path` or `id`, and a column `label`; other columns do not matter. What it does not
+    name keeps its label, and an empty label makes a sample unlabeled.
+
+    Args:
+        y: The labels so far, (n,).
+        ids: Paths or ids of the samples, (n,).
+        labels_file: The file.
+        samples: What samples are called in the message.
+
+    Raises:
+        InputError: If the file cannot be read, or names what is not there.
+    """
+    with input_errors(f"dataset.labels_file={labels_file}"):
+        given = _read(existing(labels_file, "a CSV file with columns path,label is right"))
+        place: dict[str, list[int]] = {}
+        for i, name in enumerate(ids.tolist()):
+            place.setdefault(name, []).append(i)
+        if strange := [name for name in given if name not in place]:
+            raise ValueError(f"{len(strange)} of {len(given)} are none of the {samples}: {some(strange)}")
+        y = y.copy()
+        for name, label in given.items():
+            y[place[name]] = label
+        return y
+
+
+def _read(path: Path) -> dict[str, int]:
+    """The labels in a file by path or id."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8; save it as UTF-8") from None
+    except csv.Error as error:
+        raise ValueError(f"is no CSV file ({one_line(error)})") from None
+    keys = [name for name in ("path", "id") if name in header]
+    if len(keys) != 1 or "label" not in header or len(set(header)) < len(header):
+        raise ValueError(f"its first line is {','.join(header)[:80] or 'empty'}; path,label is right, each once")
+    if ragged := [line for line, row in rows if len(row) != len(header)]:
+        raise ValueError(f"line {ragged[0]} has not {len(header)} values, as the first line has")
+    names, words = ([row[header.index(key)] for _, row in rows] for key in (keys[0], "label"))
+    if keys == ["path"]:
+        names = [str(PurePosixPath(name.replace("\\", "/"))) for name in names]
+    labels: dict[str, int] = {}
+    for (line, _), name, label in zip(rows, names, known("column label", words).tolist(), strict=True):
+        if labels.setdefault(name, label) != label:
+            raise ValueError(f"line {line} gives {name} another label than a line before")
+    return labels

@@ -1,0 +1,115 @@
+"""Arrays of one's own in .npy files, which stay there and are read by index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from elite_pl.data.arrays import Arrays, channels_last, check_finite, make_arrays, to_labels, to_samples
+from elite_pl.data.rows import Rows
+from elite_pl.data.sources.given import check_known, existing, known
+from elite_pl.data.splits import stratified
+from elite_pl.errors import InputError, input_errors, one_line
+
+RIGHT = "a file that numpy.save writes is right"
+
+
+def npy(
+    path: str,
+    labels_path: str | None,
+    test_path: str | None,
+    test_labels_path: str | None,
+    labels: str,
+    test_fraction: float,
+) -> Arrays:
+    """Loads samples and labels from files of one array each; samples stay in their file, however many there are.
+
+    Vectors are (n, D) of any real type, images as in `npz`.
+
+    Args:
+        path: Of the samples.
+        labels_path: Of their labels, (n,); None if none is labeled.
+        test_path: Of samples to test on; None for none.
+        test_labels_path: Of their labels.
+        labels: "known": 1 or "normal", -1 or "anomaly", 0 or "" for unlabeled. "classes": ids or names of classes.
+        test_fraction: With labels="classes" and no `test_path`: share of each class that is put aside for the test.
+            Both parts are then copied into memory.
+
+    Returns:
+        The arrays, named after the file.
+
+    Raises:
+        InputError: If a file is not as described.
+    """
+    if labels not in ("known", "classes"):
+        raise InputError(f"dataset.labels={labels}: unknown; known (1, -1, 0) or classes (ids or names)")
+    if not 0 < test_fraction < 1:
+        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
+    if labels_path is None and labels == "classes":
+        raise InputError("dataset.labels_path=null: dataset.labels=classes takes the classes from there")
+    if (test_path is None) != (test_labels_path is None):
+        key = "test_path" if test_path is None else "test_labels_path"
+        raise InputError(f"dataset.{key}=null: dataset.test_path and dataset.test_labels_path go together")
+    x = _samples("path", path)
+    y = np.zeros(len(x), dtype=np.int64) if labels_path is None else _labels("labels_path", labels_path, labels, len(x))
+    if test_path is not None and test_labels_path is not None:
+        x_test = _samples("test_path", test_path)
+        y_test = _labels("test_labels_path", test_labels_path, labels, len(x_test))
+    elif labels == "classes":
+        in_train, in_test = stratified(y, test_fraction)
+        if not len(in_test):
+            raise InputError(f"dataset.labels_path={labels_path}: every class has one sample only; two or more")
+        x, y, x_test, y_test = x[in_train], y[in_train], x[in_test], y[in_test]
+    else:
+        x_test, y_test = x[:0], y[:0]
+    with input_errors(f"dataset.path={path}"):
+        if labels == "known":
+            check_known(y, y_test, "samples")
+        return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels)
+
+
+def _load(path: str, on_disk: bool) -> np.ndarray:
+    """The array in a file.
+
+    Raises:
+        ValueError: If there is no such file, or nothing that can be read without running what is in it.
+    """
+    file = existing(path, RIGHT)
+    try:
+        array = np.load(file, mmap_mode="r" if on_disk else None, allow_pickle=False)
+    except Exception as error:  # whatever the unpacking of a foreign file stumbles over
+        if "Python objects" in str(error) or "Object arrays" in str(error):
+            raise ValueError("holds Python objects; one array of numbers without gaps is right") from None
+        raise ValueError(f"is not a .npy file, or is damaged ({one_line(error)}); {RIGHT}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("is an npz file; dataset=npz reads it")
+    return array
+
+
+def _samples(key: str, path: str) -> np.ndarray:
+    """Samples, memory-mapped, once each of them has been looked at."""
+    with input_errors(f"dataset.{key}={path}"):
+        x = _load(path, on_disk=True)
+        if 0 in x.shape or x.ndim < 2:
+            raise ValueError(f"has shape {x.shape}; (n, D) vectors or (n, H, W[, C]) images are right")
+        to_samples("the array", x[:1])
+        for rows in Rows(x).slices():
+            to_samples("the array", x[rows])
+        return x.transpose(0, 3, 1, 2) if channels_last("the array", x) else x[:, None] if x.ndim == 3 else x
+
+
+def _labels(key: str, path: str, labels: str, n: int) -> np.ndarray:
+    """The labels of n samples."""
+    with input_errors(f"dataset.{key}={path}"):
+        y = _load(path, on_disk=False)
+        check_finite("the array", y)
+        y = to_labels("the array", y)
+        if len(y) != n:
+            raise ValueError(f"holds {len(y)} labels for {n} samples; one label a sample is right")
+        if labels == "known" and y.dtype.kind == "U":
+            return known("the array", y.tolist())
+        if labels == "known":
+            known("the array", np.unique(y).astype(np.str_).tolist())  # raises for what is none
+        return y

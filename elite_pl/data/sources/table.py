@@ -1,0 +1,327 @@
+"""Tables of one's own, CSV or Parquet, by polars."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from elite_pl.data.arrays import Arrays, make_arrays
+from elite_pl.data.encoding import Encoding, Words
+from elite_pl.data.sources.given import check_known, existing, known, relabeled, some
+from elite_pl.data.splits import stratified
+from elite_pl.errors import InputError, input_errors
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
+SEPARATORS = ",;\t|"
+DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%#z")
+RIGHT = "the path of a CSV or Parquet file is right"
+
+
+def table(
+    path: str,
+    test_path: str | None,
+    labels: str,
+    label_column: str | None,
+    id_column: str | None,
+    drop_columns: list[str],
+    labels_file: str | None,
+    max_categories: int,
+    test_fraction: float,
+) -> Arrays:
+    """Loads a table with a row a sample: numbers, words and dates, with gaps.
+
+    See `Encoding` for what becomes of the columns; it is fitted on the training rows, whatever their labels. Labels and
+    ids are no features.
+
+    Args:
+        path: Of a CSV file (UTF-8, with a line of names; separated by commas, semicolons, tabs or bars) or a Parquet
+            file. In CSV what is empty, NA, NaN, null, None or ? is missing.
+        test_path: A table of labeled rows to test on, with the same columns; None for none.
+        labels: "known": the label column says normal, anomaly or nothing, or 1, -1 and 0. "classes": it holds classes.
+        label_column: Its name; None if no row is labeled.
+        id_column: The column that names the rows; None for none.
+        drop_columns: Columns that are not to be learned from.
+        labels_file: A CSV file with columns id and label that changes labels, see `given.relabeled`; None for none.
+        max_categories: How many words of a column get a feature of their own.
+        test_fraction: With labels="classes" and no `test_path`: share of each class that is put aside for the test.
+
+    Returns:
+        The arrays, named after the file.
+
+    Raises:
+        InputError: If a table is not as described, or polars is not installed.
+    """
+    if labels not in ("known", "classes"):
+        raise InputError(f"dataset.labels={labels}: unknown; known (normal, anomaly or nothing) or classes")
+    if not 0 < test_fraction < 1:
+        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
+    if max_categories < 1:
+        raise InputError(f"dataset.max_categories={max_categories}: too few; 1 or more")
+    if labels == "classes" and (label_column is None or labels_file is not None):
+        key = "label_column" if label_column is None else "labels_file"
+        raise InputError(f"dataset.{key}: dataset.labels=classes takes the classes from dataset.label_column")
+    if labels_file is not None and id_column is None:
+        raise InputError(f"dataset.labels_file={labels_file}: names rows by their ids; give dataset.id_column")
+
+    def read(key: str, path: str) -> tuple[pl.DataFrame, np.ndarray, np.ndarray | None]:
+        with input_errors(f"dataset.{key}={path}"):
+            frame = read_table(path)
+            ids = None if id_column is None else np.array([text or "" for text in texts(frame, id_column, "id_column")])
+            if label_column is None:
+                return frame, np.zeros(len(frame), dtype=np.int64), ids
+            found = texts(frame, label_column, "label_column")
+            label = known if labels == "known" else _classes
+            return frame, label(f"column {label_column}", found), ids
+
+    frame, y, ids = read("path", path)
+    if labels_file is not None and ids is not None:
+        y = relabeled(y, ids, labels_file, "rows")
+    if test_path is not None:
+        test_frame, y_test, ids_test = read("test_path", test_path)
+    elif labels == "classes":
+        in_train, in_test = stratified(y, test_fraction)
+        if not len(in_test):
+            raise InputError(f"dataset.path={path}: every class has one row only; two or more, or dataset.test_path")
+        test_frame, y_test, ids_test = frame[in_test], y[in_test], None if ids is None else ids[in_test]
+        frame, y, ids = frame[in_train], y[in_train], None if ids is None else ids[in_train]
+    else:
+        test_frame, y_test, ids_test = frame[:0], y[:0], None if ids is None else ids[:0]
+
+    with input_errors(f"dataset.path={path}"):
+        if labels == "known":
+            check_known(y, y_test, "rows")
+        if absent := [name for name in drop_columns if name not in frame.columns]:
+            raise ValueError(f"dataset.drop_columns: has no column {some(absent)}; it has {some(frame.columns, 20)}")
+        no_features = {label_column, id_column, *drop_columns}
+        columns = columns_of(frame.select(name for name in frame.columns if name not in no_features))
+        encoding = Encoding.fit(columns, max_categories, label_column, id_column)
+        x = encoding.transform(columns)
+        notes = [f"no feature: column {name}, {reason}" for name, reason in encoding.dropped.items()]
+        notes += _doubts(frame, encoding)
+    encoding = replace(encoding, dropped={**encoding.dropped, **dict.fromkeys(drop_columns, "dataset.drop_columns")})
+    with input_errors(f"dataset.test_path={test_path}"):
+        x_test = encoding.transform(columns_of(test_frame, encoding.kinds))
+        if unknown := encoding.unknown(test_frame.columns):
+            notes.append(f"passed over in dataset.test_path: {some(unknown)}, which the training rows have not")
+    if labels == "known" and label_column is not None and set(np.unique(y)) == {0, 1}:
+        notes.append(f"column {label_column}: 1 is normal and 0 unlabeled; an anomaly would be -1, and there is none")
+    with input_errors(f"dataset.path={path}"):
+        arrays = make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels)
+    return replace(arrays, ids_train=ids, ids_test=ids_test, encoding=encoding.to_plain(), notes=tuple(notes))
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_table(path: str) -> pl.DataFrame:
+    """Reads a CSV or Parquet file; of CSV all columns are text.
+
+    Args:
+        path: As it was typed.
+
+    Returns:
+        The table, in whose text nothing but null is missing. Rows without any value are left out.
+
+    Raises:
+        InputError: If polars is not installed.
+        ValueError: If there is no such file, or it is not what its name says.
+    """
+    try:
+        import polars as pl
+    except ModuleNotFoundError:
+        raise InputError("dataset=table: polars is not installed; pip install 'elite_pl[table]'") from None
+
+    file = existing(path, RIGHT)
+    kind = file.suffix.lower()
+    if kind not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
+        raise ValueError(f"is neither .csv nor .parquet; {RIGHT}")
+    if kind in (".parquet", ".pq"):
+        try:
+            frame = pl.read_parquet(file, glob=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise ValueError(f"cannot be read ({_first_line(error)}); a Parquet file is right") from error
+    else:
+        frame = _read_csv(file)
+    text = pl.col(pl.String).str.strip_chars()
+    frame = frame.with_columns(pl.when(text.is_in(MISSING)).then(None).otherwise(text).name.keep())
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    if frame.is_empty():
+        raise ValueError("has no row with a value in it; a row a sample is right")
+    return frame
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    """Reads a CSV file as text.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    import polars as pl
+
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+        separator = max(SEPARATORS, key=first.count)
+        names = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        names = [name or f"unnamed_{i}" for i, name in enumerate(names)]
+        if not first.strip():
+            raise ValueError("its first line is empty; one with the names of the columns is right")
+        if numbers := [name for name in names if re.fullmatch(r"-\d+|-?\d*\.\d+(e[+-]?\d+)?", name, re.IGNORECASE)]:
+            raise ValueError(f"its first line holds {some(numbers)}; one with the names of the columns is right")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"has more than one column {some(twice)}; each name once is right")
+        frame = pl.read_csv(path, separator=separator, infer_schema_length=0, glob=False)
+        if frame.width == len(names):
+            if frame[:, -1].has_nulls():  # as in a line that is too short, too
+                _check_lines(path, separator, len(names))
+            return frame.rename(dict(zip(frame.columns, names, strict=True)))
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8; save it as UTF-8") from None
+    except (pl.exceptions.PolarsError, csv.Error) as error:
+        if "utf-8" in str(error):
+            raise ValueError("is not UTF-8; save it as UTF-8") from None
+        _check_lines(path, separator, len(names))
+        raise ValueError(f"is no CSV file ({_first_line(error)})") from error
+    raise ValueError("has other columns than its first line says; write it anew")
+
+
+def _check_lines(path: Path, separator: str, width: int) -> None:
+    """Refuses a CSV file in which a line has more or fewer values than the first."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=separator)
+        for row in reader:
+            if row and len(row) != width:
+                found = f"{len(row)} values in line {reader.line_num}, {width} in the first line"
+                raise ValueError(f"{found}; as many in each are right")
+
+
+def _first_line(error: Exception) -> str:
+    """What polars says before its page of advice."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def texts(frame: pl.DataFrame, name: str, key: str) -> list[str | None]:
+    """A column as text.
+
+    Args:
+        frame: The table.
+        name: Of the column.
+        key: The key that names it.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    import polars as pl
+
+    if name not in frame.columns:
+        what = "give the name of another, or null where there is none"
+        raise ValueError(f"has no column {name} (dataset.{key}); it has {some(frame.columns, 20)}; {what}")
+    try:
+        return frame[name].cast(pl.String).to_list()
+    except pl.exceptions.PolarsError:
+        raise ValueError(f"column {name} is of type {frame[name].dtype}; words or whole numbers are right") from None
+
+
+def _classes(what: str, words: list[str | None]) -> np.ndarray:
+    """Classes: whole numbers if all are, else words."""
+    there = [word for word in words if word is not None]
+    if len(there) < len(words):
+        raise ValueError(f"{what} is empty in {len(words) - len(there)} of {len(words)} rows; a class in each is right")
+    if all(re.fullmatch(r"[+-]?\d{1,18}(\.0)?", word) for word in there):
+        return np.array([int(word.removesuffix(".0")) for word in there], dtype=np.int64)
+    return np.array(there)
+
+
+# ------------------------------------------------------------------------------------------------------------- columns
+
+
+def columns_of(frame: pl.DataFrame, kinds: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
+    """The columns of a table as an `Encoding` takes them.
+
+    Args:
+        frame: As `read_table` gives it.
+        kinds: Which columns, and what they hold, see `Encoding.kinds`; None for all of them, whose text then is
+            numbers, or dates in the order of ISO 8601, if all of it is.
+
+    Raises:
+        ValueError: If a column does not hold what it should, or what nobody can learn from.
+    """
+    if kinds is None:
+        return {name: _column(frame[name], None) for name in frame.columns}
+    return {name: _column(frame[name], kind) for name, kind in kinds.items() if name in frame.columns}
+
+
+def _column(column: pl.Series, kind: str | None) -> np.ndarray:
+    """One of `columns_of`."""
+    import polars as pl
+
+    readers = {"numbers": _numbers, "dates": _dates}
+    if column.dtype == pl.String and kind != "words":
+        for expected in [kind] if kind else readers:
+            found = readers[expected](column)
+            wrong = column.filter(found.is_null() & column.is_not_null())
+            if wrong.is_empty():
+                column = found
+                break
+            if kind:
+                shown = some(wrong.unique(maintain_order=True).to_list(), 3)
+                raise ValueError(f"column {column.name} holds {shown} where {kind} are right")
+    dtype = column.dtype
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+        right = f"numbers, words, dates and booleans are right; dataset.drop_columns=[{column.name}] leaves it out"
+        raise ValueError(f"column {column.name} is of type {dtype}; {right}")
+    if kind == "words" or dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
+        return np.array(column.cast(pl.String).to_list(), dtype=object)
+    if dtype in (pl.Date, pl.Datetime):
+        return column.cast(pl.Datetime("us")).dt.replace_time_zone(None).to_numpy()
+    if dtype == pl.Duration:
+        column = column.cast(pl.Duration("us"))
+    return column.to_physical().cast(pl.Float64).to_numpy()
+
+
+def _numbers(text: pl.Series) -> pl.Series:
+    """Text as numbers, null where it is none."""
+    import polars as pl
+
+    return text.cast(pl.Float64, strict=False)
+
+
+def _dates(text: pl.Series) -> pl.Series:
+    """Text as times, null where it is no date that begins with the year."""
+    import polars as pl
+
+    found = pl.Series(text.name, [None] * len(text), dtype=pl.Datetime("us"))
+    if not text.str.contains(r"^\d{4}[-/]\d\d?[-/]\d\d?").all():
+        return found
+    text = text.str.replace_all("/", "-").str.replace("T", " ")
+    for format in DATES:
+        times = text.str.to_datetime(format, time_unit="us", strict=False)
+        found = found.fill_null(times.dt.replace_time_zone(None))
+    return found
+
+
+def _doubts(frame: pl.DataFrame, encoding: Encoding) -> list[str]:
+    """What a person may want to look at: columns of which much is lost, or which are perhaps meant otherwise."""
+    import polars as pl
+
+    notes = []
+    for column in encoding.columns:
+        if not isinstance(column, Words) or frame[column.name].dtype != pl.String:
+            continue
+        text = frame[column.name].drop_nulls()
+        if (more := text.n_unique() - len(column.categories)) > 0:
+            notes.append(f"column {column.name}: {more} rare words share a feature (dataset.max_categories)")
+        words = text.filter(_numbers(text).is_null())
+        if 0 < len(words) < len(text) / 2:
+            shown = some(words.unique(maintain_order=True).to_list(), 3)
+            notes.append(f"column {column.name}: taken for words, for {shown} among its numbers")
+    return notes

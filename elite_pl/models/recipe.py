@@ -1,0 +1,150 @@
+"""How a trained score is made again: from an allow-list of constructors, plain arguments and tensors. Torch only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elite_pl.addresses import PUBLIC, renamed
+from elite_pl.algorithm import augmentation
+from elite_pl.annotations import argument_kinds, is_of
+from elite_pl.errors import one_line
+from elite_pl.models import fitted, networks, scores
+from elite_pl.models.fitted import Fitted
+from elite_pl.models.scores import MeanOverViews, Score
+
+LONGEST = 100  # layers that a list may describe
+
+
+def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    return {f"elite_pl.models.{constructor.__name__}": constructor for constructor in constructors}
+
+
+NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided)
+SCORES = _public(scores.Hypersphere, scores.Readout, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
+# These are made without a network.
+FITTED = _public(fitted.ClassTrees, fitted.IsolationTrees, fitted.KernelExpansion, fitted.Linear, fitted.NeighborMean)
+AUGMENTATIONS = {
+    f"elite_pl.algorithm.{kind.__name__}": kind for kind in (augmentation.Affine, augmentation.FeatureNoise)
+}
+
+
+class Part(NamedTuple):
+    """A call of a constructor.
+
+    Attributes:
+        constructor: Its address, such as `elite_pl.models.mlp`.
+        arguments: Plain values by name.
+    """
+
+    constructor: str
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: dict[str, Any]) -> Part:
+        """The call that a node of a configuration stands for: `_target_`, and arguments."""
+        special = ("_target_", "_partial_", "_convert_", "_recursive_")
+        return cls(node["_target_"], {name: value for name, value in node.items() if name not in special})
+
+    def call(self, allowed: Mapping[str, Callable[..., Any]], *given: Any) -> Any:
+        """What the constructor makes.
+
+        Args:
+            allowed: What an address may stand for; nothing is imported.
+            given: The arguments that are not part of the recipe.
+
+        Raises:
+            ValueError: If the address stands for nothing, or the constructor of ours has no such arguments.
+        """
+        if self.constructor not in allowed:
+            name = f"{self.constructor!r:.100}"
+            raise ValueError(f"{name} is none of ours; if you trust it, pass constructors={{{name}: ...}}")
+        constructor = allowed[self.constructor]
+        if constructor in (*NETWORKS.values(), *SCORES.values(), *FITTED.values(), *AUGMENTATIONS.values()):
+            kinds = argument_kinds(constructor)
+            for name, value in self.arguments.items():
+                short = not isinstance(value, list | dict) or (isinstance(value, list) and len(value) <= LONGEST)
+                if name not in kinds or not (short and is_of(value, kinds[name])):
+                    raise ValueError(f"{self.constructor} takes no {name}={value!r:.60}")
+        return constructor(*given, **self.arguments)
+
+
+class Recipe(NamedTuple):
+    """How a score is made.
+
+    Attributes:
+        network: Makes the backbone from the shape of a sample; None for a score without one.
+        score: Makes the score from the backbone.
+        augmentation: Makes the views over which the score is averaged; None for a score of the samples themselves.
+    """
+
+    network: Part | None
+    score: Part
+    augmentation: Part | None = None
+
+    @classmethod
+    def of(cls, config: dict[str, Any], score: Score, needs_backbone: bool, over_views: bool) -> Recipe:
+        """The recipe of a score that a configuration has made.
+
+        Args:
+            config: The configuration, plain.
+            score: The score.
+            needs_backbone: Whether it is made from a backbone.
+            over_views: Whether its mean over views is what scores.
+        """
+        config, kind = renamed(config, PUBLIC), type(score)
+        node = config["method"].get("score")
+        if isinstance(node, dict) and "_target_" in node:
+            part = Part.of(node)
+        else:
+            ours = {constructor: address for address, constructor in (SCORES | FITTED).items()}
+            part = Part(ours.get(kind, f"{kind.__module__}.{kind.__qualname__}"), {})
+        network = Part.of(config["backbone"]) if needs_backbone else None
+        return cls(network, part, Part.of(config["augmentation"]) if over_views else None)
+
+    def make(
+        self,
+        sample_shape: tuple[int, ...],
+        state: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        constructors: Mapping[str, Callable[..., Any]],
+    ) -> Score:
+        """The score with its weights, on the CPU, in evaluation mode. No more memory is taken than the weights have.
+
+        Args:
+            sample_shape: Of one sample, as the network sees it.
+            state: The weights and buffers.
+            dtype: Of the network's arithmetic.
+            constructors: Networks and scores of one's own by their addresses, besides ours.
+
+        Raises:
+            ValueError: If there is no such score, or the weights are not its own.
+        """
+
+        def score() -> Score:
+            if self.augmentation is not None:
+                views = self.augmentation.call({**AUGMENTATIONS, **constructors})
+                return MeanOverViews(of_one_view(), views, torch.zeros_like(state["views"]))
+            return of_one_view()
+
+        def of_one_view() -> Score:
+            if self.network is None:
+                return self.score.call({**FITTED, **constructors})
+            backbone = self.network.call({**NETWORKS, **constructors}, sample_shape)
+            return self.score.call({**SCORES, **constructors}, backbone)
+
+        try:
+            with torch.device("meta"):  # has sizes, and takes no memory
+                score().load_state_dict(state, assign=True)
+            with torch.random.fork_rng(devices=[]):
+                made = score().to(dtype)
+            made.load_state_dict(state)
+            if isinstance(made, Fitted):
+                made.check(math.prod(sample_shape))
+        except Exception as error:  # whatever constructors stumble over
+            raise ValueError(f"its score cannot be made again: {one_line(error)[:300]}") from error
+        return made.eval()

@@ -1,0 +1,143 @@
+"""Training from Python, on arrays in memory: no command, nothing logged, nothing left on disk."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from elite_pl import cli
+from elite_pl.config import compose
+from elite_pl.data.arrays import Arrays, make_arrays, to_array, to_labels, to_samples
+from elite_pl.errors import InputError, LabelError
+from elite_pl.runs.build import make_data, make_detector, make_trainer, use_threads
+from elite_pl.runs.callbacks import History
+from elite_pl.runs.launch import takes_processes
+from elite_pl.runs.run import fit as train
+from elite_pl.runs.run import trained_detector
+from elite_pl.runs.spec import RunSpec
+from elite_pl.runs.trained import TrainedDetector
+
+RECOMMENDED = "elite_svdd"  # for data of one's own
+
+# What the arguments say themselves, and what belongs to the command.
+NOT_HERE = {"dataset", "dataset.path", "dataset.labels", "dataset.source", "method", "seed"}
+NOT_HERE |= {"experiment", "hydra", "logger", "output_dir", "reuse", "study"}
+
+
+def fit(
+    x: ArrayLike,
+    y: ArrayLike,
+    method: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+) -> TrainedDetector:
+    """Trains a detector on your own, possibly dirty data, of which some samples are labeled.
+
+    >>> import numpy as np, elite_pl
+    >>> rng = np.random.default_rng(0)
+    >>> x = np.concatenate([rng.normal(0, 1, (180, 2)), rng.normal(5, 1, (60, 2))])  # a quarter are anomalies
+    >>> y = np.zeros(240, dtype=int)
+    >>> y[:10], y[180:190] = 1, -1  # and 20 are labeled
+    >>> detector = elite_pl.fit(x, y, overrides=["epochs=10", "batch_size=32"])
+    >>> detector.predict([[0.0, 0.0], [5.0, 5.0]])
+    array([ 1, -1])
+    >>> detector.score(x).shape, np.allclose(detector.score(x), detector.training_scores)
+    ((240,), True)
+
+    Args:
+        x: Samples: vectors (n, features) of numbers without gaps, or images (n, H, W), (n, H, W, C) or (n, C, H, W)
+            with C 1 or 3, integers in 0..255 or floats in [0, 1]. An array, a tensor, lists or a data frame.
+        y: What is known of each, shape (n,): 1 normal, -1 an anomaly, 0 unlabeled.
+        method: The name of a method, such as `"deep_sad"`; None for the recommended one.
+        seed: Of the initial network and the order of batches.
+        overrides: Other settings, as the command takes them: `["epochs=50", "backbone.hidden=[64]"]`.
+
+    Returns:
+        The detector, on the CPU. The same call on the same machine gives the same one.
+
+    Raises:
+        ValueError: If x or y are not like that, the method cannot learn from them, or there are no such settings.
+        TrainingError: If training goes wrong.
+    """
+    arrays = _arrays(x, y)
+    typed = [overrides] if isinstance(overrides, str) else list(overrides)
+    for override in typed:
+        if (key := override.lstrip("+~").split("=")[0].split("@")[0]) in NOT_HERE:
+            raise ValueError(f"overrides: {key} has no place here; x, y, method and seed say it, and nothing is kept")
+    data = ["dataset=npz", "dataset.path=null", "dataset.labels=known", "logger=none"]
+    try:
+        spec = RunSpec.of(compose([*data, f"method={method or RECOMMENDED}", f"seed={seed}", *typed]))
+        with TemporaryDirectory() as folder, _unnoticed():
+            return _fitted(replace(spec, directory=Path(folder)), arrays)
+    except cli.BAD_INPUT as error:
+        raise InputError(cli.one_line(error)) from None
+
+
+def _arrays(x: ArrayLike, y: ArrayLike) -> Arrays:
+    """The samples and labels of a call, checked.
+
+    Raises:
+        ValueError: In words of x and y.
+    """
+    samples, labels = to_array("x", x), to_array("y", y)
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError("y holds NaN; 0 is right for samples that are not labeled")
+    if labels.dtype.kind not in "iuf":
+        raise ValueError(f"y is of type {labels.dtype}; 1 (normal), -1 (anomaly) and 0 (unlabeled) are right")
+    labels = to_labels("y", labels)
+    if samples.ndim == 0 or len(samples) != len(labels):
+        raise ValueError(f"x has shape {samples.shape} and y {labels.shape}; a label for each sample is right")
+    if 0 in samples.shape:
+        raise ValueError(f"x has shape {samples.shape}, which is empty")
+    if strange := sorted(set(labels.tolist()) - {1, -1, 0}):
+        raise ValueError(f"y holds {strange[0]}; 1 (normal), -1 (anomaly) and 0 (unlabeled) are right")
+    if (unlabeled := int((labels == 0).sum())) < 2:
+        raise ValueError(f"y has {unlabeled} unlabeled samples (0); training needs at least 2 beside the labeled ones")
+    raw_shape, samples = samples.shape[1:], to_samples("x", samples)
+    return make_arrays("x", samples, labels, samples[:0], labels[:0], labels="known", raw_shape=raw_shape)
+
+
+def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
+    """Makes a run like `runs.run.run`, without its files."""
+    if takes_processes(spec):
+        raise InputError("trainer=ddp: elite_pl.fit trains in this process; several take the command")
+    config = spec.config
+    use_threads(config)
+    history = History(spec.directory / "history.csv")
+    trainer = make_trainer(spec, history)
+    with trainer.precision_plugin.tensor_init_context():
+        data = make_data(config, arrays=arrays)
+        detector = make_detector(config, data.sample_shape)
+        try:
+            detector.check(data)
+        except LabelError as error:
+            raise InputError(f"y: {error}; 1 is a normal sample, -1 an anomaly") from error
+        train(detector, data, trainer, history)
+        detector.to("cpu")
+        data.place(torch.device("cpu"))
+        labeled, unlabeled = (detector.score_samples(part) for part in (data.labeled, data.unlabeled))
+        return trained_detector(spec, detector, data, labeled, unlabeled)
+
+
+@contextmanager
+def _unnoticed() -> Iterator[None]:
+    """Inside, training leaves the caller's random numbers, threads and warnings alone; Ctrl-C stays what it is."""
+    threads, devices = torch.get_num_threads(), range(torch.cuda.device_count())
+    try:
+        with torch.random.fork_rng(devices), warnings.catch_warnings():
+            cli.silence_advice()
+            yield
+    except SystemExit as error:  # what Lightning makes of an interrupt
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        torch.set_num_threads(threads)

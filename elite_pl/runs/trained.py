@@ -1,0 +1,170 @@
+"""What is left of training: one module that takes raw samples. Torch and NumPy only."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from elite_pl.data.preprocessing import Preprocessing
+from elite_pl.data.sample_format import SampleFormat
+from elite_pl.errors import input_errors
+from elite_pl.models.recipe import Part, Recipe
+from elite_pl.models.scores import Score
+from elite_pl.runs import detector_file
+
+CHUNK = 1000  # samples that are scored at a time, as in training; fewer where that would be more than
+NUMBERS = 2**26  # so many numbers
+
+
+class TrainedDetector(nn.Module):
+    """A trained detector: preprocessing, network, score and threshold. `elite_pl.fit` and `elite_pl.load` make it.
+
+    Args:
+        method: The name of the method that trained it.
+        model: Ω, the module that maps preprocessed samples to scores.
+        recipe: How `model` is made.
+        sample_shape: Of one preprocessed sample.
+        preprocessing: What happens to raw samples.
+        samples: What raw samples are like.
+        threshold: The score above which a sample is called an anomaly.
+        margin: C of Eq. 4, the score to which training pushed anomalies; None where there is none.
+        training_scores: Scores of the samples that it was trained on, labeled and unlabeled, in their order, shape
+            (n,); None in a file of the first format.
+        config: The configuration of the training, plain; nothing here depends on it.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        model: Score,
+        recipe: Recipe,
+        sample_shape: tuple[int, ...],
+        preprocessing: Preprocessing,
+        samples: SampleFormat,
+        threshold: float,
+        margin: float | None,
+        training_scores: np.ndarray | None,
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.method, self.model, self.recipe, self.sample_shape = method, model, recipe, sample_shape
+        self.size, self.contrast = preprocessing.size, preprocessing.contrast
+        self.register_buffer("shift", preprocessing.shift)
+        self.register_buffer("scale", preprocessing.scale)
+        self.samples, self.threshold, self.margin = samples, threshold, margin
+        self.training_scores, self.config = training_scores, config
+        self.eval()
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps raw samples (n, ...) to scores (n,), higher for the more anomalous; they are not checked."""
+        if self.samples.channels_last:
+            sample = sample.movedim(-1, 1).contiguous()
+        elif sample.ndim == 3:
+            sample = sample[:, None]
+        preprocessing = Preprocessing(self.size, self.contrast, self.shift, self.scale)
+        return self.model(preprocessing.scaled(preprocessing.once(sample)))
+
+    @torch.no_grad()
+    def score(self, x: Any) -> np.ndarray:
+        """The anomaly scores of samples, higher for the more anomalous.
+
+        Args:
+            x: Raw samples as in training, shape (n, ...), any number: an array, a tensor, lists or a data frame.
+
+        Returns:
+            Scores, float64 of shape (n,).
+
+        Raises:
+            ValueError: If they are not like those of training, or so extreme that a score is not finite.
+        """
+        values = self.samples.checked("x", x)
+        self.eval()
+        size = max(1, min(CHUNK, NUMBERS // math.prod(self.sample_shape)))
+        chunks = (torch.tensor(values[i : i + size], device=self.shift.device) for i in range(0, len(values), size))
+        scores = torch.cat([self(chunk) for chunk in chunks]).double().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise ValueError("x holds values so extreme that their scores are not finite")
+        return scores
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Tells anomalies (-1, a score above `threshold`) from normal samples (1); arguments and errors as of `score`.
+
+        Returns:
+            int64 of shape (n,).
+        """
+        return np.where(self.score(x) > self.threshold, -1, 1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a file that `elite_pl.load` reads: tensors and plain values, no code."""
+        network, score, augmentation = self.recipe
+        known = self.training_scores
+        content = {
+            "method": self.method,
+            "network": network and network._asdict(),
+            "score": score._asdict(),
+            "augmentation": augmentation and augmentation._asdict(),
+            "state": {name: value.cpu() for name, value in self.model.state_dict().items()},
+            "sample_shape": list(self.sample_shape),
+            "preprocessing": {
+                "size": self.size,
+                "contrast": self.contrast,
+                "shift": self.shift.cpu(),
+                "scale": self.scale.cpu(),
+            },
+            "samples": {**self.samples._asdict(), "shape": list(self.samples.shape)},
+            "threshold": self.threshold,
+            "margin": self.margin,
+            "training_scores": None if known is None else torch.as_tensor(known),
+            "config": self.config,
+        }
+        detector_file.write(path, content)
+
+
+def load(path: str | os.PathLike[str], constructors: Mapping[str, Callable[..., Any]] | None = None) -> TrainedDetector:
+    """Reads a detector that `python -m elite_pl.train` (`detector.pt`) or `TrainedDetector.save` has written.
+
+    It needs torch and NumPy alone, and runs no code from the file: networks and scores are made by constructors of
+    elite_pl, or by your own where you name them.
+
+    Args:
+        path: The file.
+        constructors: Networks and scores of your own by their addresses in the configuration, such as
+            `{"linear.linear": linear}`. They get the arguments that are in the file.
+
+    Returns:
+        The detector, on the CPU.
+
+    Raises:
+        ValueError: If it is no such file, is damaged, of a newer version, or needs a constructor that is not given;
+            names the file.
+    """
+    content = detector_file.read(path)
+    preprocessing = Preprocessing(**content["preprocessing"])
+    parts = (content[key] and Part(**content[key]) for key in Recipe._fields)
+    recipe = Recipe(*parts)
+    shape, known = tuple(content["sample_shape"]), content["training_scores"]
+    with input_errors(os.fspath(path)):
+        model = recipe.make(shape, content["state"], preprocessing.shift.dtype, constructors or {})
+    samples = content["samples"]
+    return TrainedDetector(
+        method=content["method"],
+        model=model,
+        recipe=recipe,
+        sample_shape=shape,
+        preprocessing=preprocessing,
+        samples=SampleFormat(**{**samples, "shape": tuple(samples["shape"])}),
+        threshold=content["threshold"],
+        margin=content["margin"],
+        training_scores=None if known is None else known.double().numpy(),
+        config=content["config"],
+    )
