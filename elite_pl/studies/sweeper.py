@@ -325,7 +325,7 @@ def in_sweep() -> bool:
 
 def print_result(outcome: Outcome) -> None:
     """Prints the ROC AUC, if there is one, and the run directory."""
-    with contextlib.suppress(OSError):  # `| head` reads no more: the command says so when all is done
+    with contextlib.suppress(BrokenPipeError):  # `| head` reads no more; what is asked for is done all the same
         if AUROC in outcome.metrics:
             print(f"ROC AUC {outcome.metrics[AUROC]:.4f}")
         if outcome.directory:  # of several processes that make one run, the first has it
