@@ -36,7 +36,15 @@ PLACES = {
     "polars": {"data.sources.table"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
-    "sklearn": {"data.sources.embedded", "methods.isolation_forest", "methods.ocsvm"},
+    "sklearn": {
+        "data.sources.embedded",
+        "methods.extra_trees",
+        "methods.isolation_forest",
+        "methods.label_spreading",
+        "methods.logistic_regression",
+        "methods.ocsvm",
+        "methods.self_training",
+    },
     "torchvision": {"data.sources.torchvision_sets"},
     "wandb": {"runs.loggers", "report.dashboard"},
 }

@@ -13,8 +13,9 @@ from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.algorithm import augmentation
 from elite_pl.annotations import argument_kinds, is_of
 from elite_pl.errors import one_line
-from elite_pl.models import networks, scores
-from elite_pl.models.scores import Fitted, MeanOverViews, Score
+from elite_pl.models import fitted, networks, scores
+from elite_pl.models.fitted import Fitted
+from elite_pl.models.scores import MeanOverViews, Score
 
 LONGEST = 100  # layers that a list may describe
 
@@ -25,7 +26,8 @@ def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided)
 SCORES = _public(scores.Hypersphere, scores.Readout, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
-FITTED = _public(scores.IsolationTrees, scores.KernelExpansion)  # which are made without a network
+# These are made without a network.
+FITTED = _public(fitted.ClassTrees, fitted.IsolationTrees, fitted.KernelExpansion, fitted.Linear, fitted.NeighborMean)
 AUGMENTATIONS = {
     f"elite_pl.algorithm.{kind.__name__}": kind for kind in (augmentation.Affine, augmentation.FeatureNoise)
 }
