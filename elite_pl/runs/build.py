@@ -4,9 +4,9 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from elite_pl import seeding
+from elite_pl.annotations import Positive, annotations, at_least, check
 from elite_pl.config import Config, instantiate, plain
 from elite_pl.data import splits
 from elite_pl.data.arrays import Arrays, resolve_class
@@ -26,10 +27,20 @@ from elite_pl.runs.callbacks import History, SameRun
 from elite_pl.runs.identity import digest
 from elite_pl.runs.spec import RunSpec
 
-# What Lightning leaves to manual optimization, and is done by `Detector`.
-STEP = {"gradient_clip_val": None, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 1}
 REHEARSED = 1000  # epochs at most that a schedule is tried for
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Step:
+    """The trainer's keys that Lightning leaves to manual optimization, done by `Detector`."""
+
+    gradient_clip_val: Positive | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    accumulate_grad_batches: Annotated[int, at_least(1)] = 1
+
+
+STEP = [field.name for field in fields(Step)]
 
 
 def make_data(config: Config, held_out: tuple[int, int] | None = None) -> PollutedData:
@@ -66,7 +77,7 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None) -> Pollut
             normal_class=normal_class,
             size=config.dataset.size,
             scaling=config.dataset.scaling,
-            batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
+            batch_size=config.batch_size * step_settings(config).accumulate_grad_batches,
             labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
         )
@@ -110,8 +121,10 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
             raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
         detector = make(backbone=backbone, pretrained=pretrained)
         rehearse(detector, config.epochs)
-    clip, algorithm, detector.micro_batches = step_settings(config).values()
-    detector.clipping = None if clip is None else (clip, algorithm)
+    step = step_settings(config)
+    detector.micro_batches = step.accumulate_grad_batches
+    if step.gradient_clip_val is not None:
+        detector.clipping = step.gradient_clip_val, step.gradient_clip_algorithm
     return detector
 
 
@@ -121,8 +134,7 @@ def rehearse(detector: Detector, epochs: int) -> None:
     Raises:
         InputError: If one does; names its key.
     """
-    with input_errors("method"):
-        detector.configure_optimizers()
+    detector.configure_optimizers()  # of its own parameters
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros_like(weight)
     optimizer = detector.make_optimizer([weight])
@@ -148,21 +160,16 @@ def check_data(config: Config, detector: BaseDetector, data: PollutedData) -> No
         detector.check(data)
 
 
-def step_settings(config: Config) -> dict[str, Any]:
-    """The trainer's settings of an optimizer step, see `STEP`.
+def step_settings(config: Config) -> Step:
+    """The trainer's settings of an optimizer step.
 
     Raises:
         InputError: If one has no such value.
     """
-    step = {key: config.trainer.get(key, default) for key, default in STEP.items()}
-    clip, algorithm, micro_batches = step.values()
-    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-        raise InputError(f"trainer.gradient_clip_val={clip}: must be positive, or null")
-    if algorithm not in ("norm", "value"):
-        raise InputError(f"trainer.gradient_clip_algorithm={algorithm}: must be norm or value")
-    if not isinstance(micro_batches, int) or micro_batches < 1:
-        raise InputError(f"trainer.accumulate_grad_batches={micro_batches}: must be a number of batches, 1 or more")
-    if micro_batches > 1 and config.method.get("labeled_statistics") == "joint":
+    step = Step(**{key: config.trainer[key] for key in STEP if key in config.trainer})
+    with input_errors("trainer", STEP):
+        check(vars(step), annotations(Step))
+    if step.accumulate_grad_batches > 1 and config.method.get("labeled_statistics") == "joint":
         raise InputError("trainer.accumulate_grad_batches: method.labeled_statistics=joint takes both batches at once")
     return step
 
