@@ -49,7 +49,7 @@ class Config:
 
 
 GROUPS = ("dataset", "backbone", "method", "augmentation", "trainer", "logger", "callbacks")
-# What has a name that is read before all else.
+# Keys of groups without which nothing can be said of a run.
 NAMED = ("dataset.name", "dataset.source._target_", "backbone._target_", "method._target_", "method.name")
 HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # what a node has besides the arguments of its target
 
@@ -134,7 +134,7 @@ def check(config: Config) -> None:
             raise InputError(f"{key}={getattr(config, key)}: {rule}")
     for key in NAMED:
         if not isinstance(OmegaConf.select(cast(Any, config), key), str):
-            raise InputError(f"{key}: is missing; must be a word, as it is in the options that --help lists")
+            raise InputError(f"{key}: must be given, a word, as it is in the options that --help lists")
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -210,7 +210,7 @@ def _constructor(key: str, node: Any, kind: type) -> Constructor:
     if not isinstance(node, dict):
         raise InputError(f"{key}={node}: is no value but a group of keys; give {key}._target_ and its arguments")
     if not isinstance(address := node.get("_target_"), str):
-        raise InputError(f"{key}._target_: is missing; must be a class or function, as in conf/")
+        raise InputError(f"{key}._target_: must be given, a class or function, as in conf/")
     try:
         target = hydra.utils.get_object(address)
     except Exception as error:  # whatever the import stumbles over

@@ -5,9 +5,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 
 from elite_pl import seeding
 from elite_pl.algorithm.augmentation import Augmentation
+from elite_pl.annotations import Positive, argument_kinds, at_least, check
 from elite_pl.config import Config, instantiate, plain
 from elite_pl.data import splits
 from elite_pl.data.arrays import Arrays, resolve_class
@@ -33,8 +34,6 @@ from elite_pl.runs.checkpoints import AtomicCheckpoints
 from elite_pl.runs.identity import by_content, digest
 from elite_pl.runs.spec import RunSpec
 
-# What Lightning leaves to manual optimization, and is done by `Detector`.
-STEP = {"gradient_clip_val": None, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 1}
 REHEARSED = 1000  # epochs at most that a schedule is tried for
 PER_CORE = 8  # processes, or threads, of a CPU; more are a slip of the keyboard
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
@@ -51,6 +50,18 @@ def use_threads(config: Config) -> None:
         if config.threads > most:
             raise InputError(f"threads={config.threads}: must be at most {most} on this machine, or null")
         torch.set_num_threads(config.threads)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The trainer's keys that Lightning leaves to manual optimization, done by `Detector`."""
+
+    gradient_clip_val: Positive | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    accumulate_grad_batches: Annotated[int, at_least(1)] = 1
+
+
+STEP = [field.name for field in fields(Step)]
 
 
 def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
@@ -96,7 +107,7 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
             normal_class=normal_class,
             size=size,
             scaling=scaling,
-            batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
+            batch_size=config.batch_size * step_settings(config).accumulate_grad_batches,
             labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
             features=features,
@@ -170,8 +181,10 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
             options["augmentation"] = augmentation
         detector = make(**options)
         rehearse(detector, config.epochs)
-    clip, algorithm, detector.micro_batches = step_settings(config).values()
-    detector.clipping = None if clip is None else (clip, algorithm)
+    step = step_settings(config)
+    detector.micro_batches = step.accumulate_grad_batches
+    if step.gradient_clip_val is not None:
+        detector.clipping = step.gradient_clip_val, step.gradient_clip_algorithm
     return detector
 
 
@@ -181,8 +194,7 @@ def rehearse(detector: Detector, epochs: int) -> None:
     Raises:
         InputError: If one does; names its key.
     """
-    with input_errors("method"):
-        detector.configure_optimizers()
+    detector.configure_optimizers()  # of its own parameters
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros_like(weight)
     optimizer = detector.make_optimizer([weight])
@@ -208,21 +220,16 @@ def check_data(config: Config, detector: BaseDetector, data: PollutedData) -> No
         detector.check(data)
 
 
-def step_settings(config: Config) -> dict[str, Any]:
-    """The trainer's settings of an optimizer step, see `STEP`.
+def step_settings(config: Config) -> Step:
+    """The trainer's settings of an optimizer step.
 
     Raises:
         InputError: If one has no such value.
     """
-    step = {key: config.trainer.get(key, default) for key, default in STEP.items()}
-    clip, algorithm, micro_batches = step.values()
-    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-        raise InputError(f"trainer.gradient_clip_val={clip}: must be positive, or null")
-    if algorithm not in ("norm", "value"):
-        raise InputError(f"trainer.gradient_clip_algorithm={algorithm}: must be norm or value")
-    if not isinstance(micro_batches, int) or micro_batches < 1:
-        raise InputError(f"trainer.accumulate_grad_batches={micro_batches}: must be a number of batches, 1 or more")
-    if micro_batches > 1 and config.method.get("labeled_statistics") == "joint":
+    step = Step(**{key: config.trainer[key] for key in STEP if key in config.trainer})
+    with input_errors("trainer", STEP):
+        check(vars(step), argument_kinds(Step))
+    if step.accumulate_grad_batches > 1 and config.method.get("labeled_statistics") == "joint":
         raise InputError("trainer.accumulate_grad_batches: method.labeled_statistics=joint takes both batches at once")
     return step
 
