@@ -42,7 +42,7 @@ class Architecture(NamedTuple):
     network: nn.Module
     classifier: tuple[str, ...]
     normalisation: tuple[Sequence[float], Sequence[float]] = IMAGENET
-    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
 
 
 class Features(nn.Module):
@@ -89,7 +89,9 @@ class Features(nn.Module):
         """
         model = self.identity["model"]
         left_out = tuple(f"{name}." for name in self.classifier)
-        taken = {name: value for name, value in self.translate(weights).items() if not name.startswith(left_out)}
+        taken = self.translate(weights)
+        for name in [name for name in taken if name.startswith(left_out)]:
+            del taken[name]  # and not a copy of the others, which would be without the versions of their modules
         try:
             missing, unknown = self.network.load_state_dict(taken, strict=False)
         except RuntimeError as error:  # whose first line says no more than that

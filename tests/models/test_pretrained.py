@@ -96,19 +96,6 @@ def test_its_meta_gradient_is_exact():
 # ------------------------------------------------------------------------------------------------------ other models
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("weights")
-
-
-@pytest.fixture(scope="module")
-def torchvision_file(folder):
-    """Weights of a small network, drawn at random."""
-    torch.manual_seed(0)
-    torch.save(models.mobilenet_v3_small(num_classes=7).state_dict(), folder / "mobilenet.pt")
-    return folder / "mobilenet.pt"
-
-
 def test_torchvisions_features_are_what_its_classifier_sees(torchvision_file):
     found = pretrained.trained_features("torchvision", "mobilenet_v3_small", 32, torchvision_file)
     assert found.outputs == 1024
@@ -339,8 +326,10 @@ class Code:
 
 
 @pytest.fixture(scope="module")
-def files(folder, torchvision_file):
-    """Weights that are none."""
+def files(tmp_path_factory, torchvision_file):
+    """Weights that are none, beside some that are."""
+    folder = tmp_path_factory.mktemp("files")
+    shutil.copy(torchvision_file, folder)
     network = models.mobilenet_v3_small()
     weights = network.state_dict()
     torch.save(network, folder / "model.pt")
