@@ -100,6 +100,18 @@ def images(tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def torchvision_file(tmp_path_factory):
+    """Weights of torchvision's `mobilenet_v3_small`, drawn at random, with a classifier of seven classes."""
+    from torchvision.models import mobilenet_v3_small
+
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(mobilenet_v3_small(num_classes=7).state_dict(), path)
+    return path
+
+
 TIMM = """\
 from torch import nn
 

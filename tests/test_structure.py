@@ -99,10 +99,13 @@ NEEDS = {
     "augmentation/digits": ["dataset=mnist"],
     "augmentation/clothes": ["dataset=fmnist"],
     "augmentation/photos": ["dataset=cifar10"],
+    "backbone/efficientnet_lite0": ["dataset=cifar10", "backbone.image_size=16"],
     "backbone/lenet": ["dataset=mnist"],
     "backbone/lenet_fmnist": ["dataset=fmnist"],
     "backbone/lenet_release": ["dataset=cifar10", "dataset.size=32"],
     "backbone/strided": ["dataset=cifar10", "method=elite_ae"],
+    "backbone/timm": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=tiny"],
+    "backbone/torchvision": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=mobilenet_v3_small"],
     "method/deep_svdd_published": ["dataset=mnist"],
     "method/elite_svdd_release": ["dataset=mnist"],
     "method/elite_ae_release": ["dataset=fmnist"],
@@ -111,6 +114,7 @@ NEEDS = {
     "dataset/npz": ["dataset.path=data/own.npz", "n_train=null"],
     "dataset/table": ["dataset.path=data/own.csv"],
 }
+WEIGHTS = {"backbone/timm": "stand_in_for_timm", "backbone/torchvision": "torchvision_file"}  # fixtures
 
 
 def options(group: str) -> list[str]:
@@ -177,10 +181,11 @@ def test_every_config_file_belongs_to_a_group_that_is_tested_here():
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_runs(command, data_folder, offline, monkeypatch, option):
+def test_every_option_runs(command, data_folder, offline, monkeypatch, request, option):
     monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))
     group, name = option.split("/")
-    outcome = command(f"{group}={name}", *short(f"{group}={name}"), *NEEDS.get(option, []))
+    weights = [f"backbone.weights={request.getfixturevalue(WEIGHTS[option])}"] if option in WEIGHTS else []
+    outcome = command(f"{group}={name}", *short(f"{group}={name}"), *NEEDS.get(option, []), *weights)
     assert outcome.code == 0, outcome.err
     assert (outcome.directory / "metrics.json").is_file()
 

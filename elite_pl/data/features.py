@@ -56,6 +56,10 @@ class FrozenFeatures(nn.Module):
         self.network, self.images, self.samples = network, images, samples
         self.eval()
 
+    def to_plain(self) -> dict[str, Any]:
+        """What tells these features from any other, the SHA-256 of the weights in the place of these."""
+        return {**self.network.identity, "size": self.images.size, "scale": float(self.images.scale)}
+
     def train(self, mode: bool = True) -> Self:
         """Leaves the network as it is, in evaluation mode."""
         return super().train(False)
@@ -64,7 +68,7 @@ class FrozenFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Maps images as stored, shape (n, channels, height, width), to features, shape (n, k)."""
         prepared = self.images.to(images.device)
-        found = [torch.zeros(0, self.network.outputs, device=images.device)]
+        found = []
         for part in images.split(BATCH):
             full = prepared.once(part[torch.arange(BATCH) % len(part)])
             found.append(self.network(prepared.scaled(full).float())[: len(part)])
@@ -79,7 +83,7 @@ class FrozenFeatures(nn.Module):
             folder: Where features are kept, by the content of the images and of the network; None to keep none.
             device: Where they are computed.
         """
-        content = {**self.network.identity, "size": self.images.size, "images": arrays.fingerprint}
+        content = {**self.to_plain(), "images": arrays.fingerprint}
         name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
         def found(part: str, images: np.ndarray, index: np.ndarray) -> np.ndarray:

