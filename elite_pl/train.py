@@ -7,8 +7,7 @@ import traceback
 
 import hydra
 
-from elite_pl import cli, config
-from elite_pl.errors import TrainingError
+from elite_pl import cli, config, errors
 from elite_pl.runs.results import check_writable, finished, forget_failure, write_failure
 from elite_pl.runs.spec import RunSpec
 from elite_pl.studies import sweeper
@@ -17,7 +16,7 @@ from elite_pl.studies.reuse import finished_elsewhere
 
 
 def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
-    """Makes one run, unless it is finished or another process is at work on it."""
+    """Makes one run, unless it is finished or another process is at work on it; what goes wrong is an outcome, too."""
     try:
         spec = RunSpec.of(cfg)
         elsewhere = {} if in_sweep else finished_elsewhere(cfg.reuse)  # the sweep has looked there
@@ -30,8 +29,8 @@ def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
             if (metrics := finished(spec.directory, spec.hash)) is not None:  # by another process, just now
                 return Outcome("before", str(spec.directory), metrics)
             return train(spec)
-    except cli.BAD_INPUT as error:
-        return Outcome("refused", error=cli.one_line(error))
+    except Exception as error:
+        return Outcome("refused" if cli.exit_code(error) == 2 else "failed", error=reason(error))
 
 
 def train(spec: RunSpec) -> Outcome:
@@ -50,19 +49,25 @@ def train(spec: RunSpec) -> Outcome:
     except SystemExit as exit:  # Lightning's at SIGTERM has no code, which would pass for success
         cli.log.info(cli.INTERRUPTED)
         raise SystemExit(exit.code or 128 + signal.SIGTERM) from None
-    except TrainingError as error:
-        reason = cli.one_line(error)
     except Exception as error:
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {cli.one_line(error)}"
-    else:
-        if metrics is None:  # another process of the run says it
-            return Outcome("run")
-        forget_failure(spec.directory)
-        return Outcome("run", str(spec.directory), metrics)
-    with contextlib.suppress(OSError):  # a full disk may be what is wrong
-        write_failure(spec, reason)
-    return Outcome("failed", str(spec.directory), error=reason)
+        if isinstance(error, OSError) and errors.full_disk(error) and error.filename is None:
+            error.filename = str(spec.directory)
+        outcome = Outcome("failed", str(spec.directory), error=reason(error))
+        with contextlib.suppress(OSError):  # a full disk may be what is wrong
+            write_failure(spec, outcome.error)
+        return outcome
+    if metrics is None:  # another process of the run says it
+        return Outcome("run")
+    forget_failure(spec.directory)
+    return Outcome("run", str(spec.directory), metrics)
+
+
+def reason(error: Exception) -> str:
+    """One line on what went wrong, after the traceback if nobody foresaw it."""
+    if cli.exit_code(error) or errors.foreseen(error):
+        return cli.one_line(error)
+    traceback.print_exc()
+    return f"{type(error).__name__}: {cli.one_line(error)}"
 
 
 def main() -> None:
@@ -87,6 +92,7 @@ def main() -> None:
     config.register()
     sweeper.register(codes)
     with cli.exit_codes():
+        sys.argv[1:] = cli.arguments()
         hydra.main(version_base="1.3", config_path="pkg://elite_pl.conf", config_name="train")(job)()
     sys.exit(max(codes, default=0))
 

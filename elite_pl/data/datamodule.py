@@ -207,6 +207,10 @@ class PollutedData(pl.LightningDataModule):
         self.truth = torch.where(self.anomalous("unlabeled").to(device), -1.0, 1.0)
         self.labeled_y = torch.as_tensor(split.labeled_y).to(device, torch.float32)
 
+    def state_dict(self) -> dict[str, str]:
+        """The fingerprint: a checkpoint of other data is none to go on from."""
+        return {"fingerprint": self.arrays.fingerprint}
+
     def setup(self, stage: str) -> None:
         """Puts the samples on the trainer's device."""
         assert self.trainer is not None

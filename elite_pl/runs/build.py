@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run: data, detector, trainer."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from elite_pl import seeding
@@ -24,13 +24,28 @@ from elite_pl.errors import InputError, LabelError, as_typed, input_errors
 from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.models.networks import Backbone
 from elite_pl.runs.callbacks import History, SameRun
+from elite_pl.runs.checkpoints import AtomicCheckpoints
 from elite_pl.runs.identity import digest
 from elite_pl.runs.spec import RunSpec
 
 # What Lightning leaves to manual optimization, and is done by `Detector`.
 STEP = {"gradient_clip_val": None, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 1}
 REHEARSED = 1000  # epochs at most that a schedule is tried for
+PER_CORE = 8  # processes, or threads, of a CPU; more are a slip of the keyboard
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
+
+
+def use_threads(config: Config) -> None:
+    """Sets the number of PyTorch's threads, if there is one in the configuration.
+
+    Raises:
+        InputError: If this machine is too small for so many.
+    """
+    most = PER_CORE * (os.cpu_count() or 1)
+    if config.threads is not None:
+        if config.threads > most:
+            raise InputError(f"threads={config.threads}: must be at most {most} on this machine, or null")
+        torch.set_num_threads(config.threads)
 
 
 def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
@@ -208,14 +223,18 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         logging.getLogger(library).setLevel(logging.WARNING)  # its import sets it
     settings = spec.plain["trainer"]
     for key in ("max_epochs", "check_val_every_n_epoch"):
-        if not (isinstance(settings[key], int) and settings[key] >= 1):
-            raise InputError(f"trainer.{key}={settings[key]}: must be a whole number of epochs, at least 1")
+        if not (isinstance(value := settings.get(key), int) and value >= 1):
+            raise InputError(f"trainer.{key}={value}: must be a whole number of epochs, at least 1")
     if settings.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true: has no forward-mode rule; use false, statistics per process")
     if settings.get("precision") is not None and str(settings["precision"]) not in PRECISIONS:
         raise InputError(f"trainer.precision={settings['precision']}: must be 32, 64 or bf16-mixed")
-    if settings.get("limit_train_batches") in (0, 0.0):
-        raise InputError("trainer.limit_train_batches=0: trains nothing; must be above 0")
+    for key in ("limit_train_batches", "max_steps"):
+        if settings.get(key) == 0:
+            raise InputError(f"trainer.{key}=0: trains nothing; must be above 0")
+    for key in ("logger", "callbacks"):
+        if key in settings:
+            raise InputError(f"trainer.{key}: is a group of its own; set {key} in its place")
     nodes = spec.plain["callbacks"] or {}
     callbacks = [
         SameRun(spec.directory),
@@ -224,6 +243,7 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         # After every epoch, whether or not the test part is scored in it.
         ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
-    with input_errors("trainer", kinds=(MisconfigurationException,)):
-        make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
-        return make(logger=False, callbacks=callbacks)
+    make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
+    plugins = [*(make.arguments.pop("plugins", None) or []), AtomicCheckpoints()]
+    with input_errors("trainer", kinds=(Exception,)):  # also of a package that an accelerator or a strategy lacks
+        return make(logger=False, callbacks=callbacks, plugins=plugins)

@@ -24,8 +24,9 @@ from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs import loggers, plots
-from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file
+from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
 from elite_pl.runs.callbacks import History
+from elite_pl.runs.checkpoints import checkpoint
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
@@ -52,8 +53,7 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
         TrainingError: If training goes wrong.
     """
     config = spec.config
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config)
     history = History(spec.directory / "history.csv")
     trainer = make_trainer(spec, history)
     with trainer.precision_plugin.tensor_init_context():
@@ -62,20 +62,27 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
         check_data(config, detector, data)
         if not isinstance(detector, Detector) and trainer.world_size > 1:
             raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} has no gradient; use 1")
+        going_on = checkpoint(spec.directory / "last.ckpt", detector, data, trainer)
         if trainer.is_global_zero:
-            return fitted(spec, detector, data, trainer, history)
+            return fitted(spec, detector, data, trainer, history, going_on)
         logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
-        fit(detector, data, trainer, history, spec.directory / "last.ckpt")
+        fit(detector, data, trainer, history, going_on)
         return None
 
 
 def fitted(
-    spec: RunSpec, detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History
+    spec: RunSpec,
+    detector: BaseDetector,
+    data: PollutedData,
+    trainer: pl.Trainer,
+    history: History,
+    going_on: Path | None,
 ) -> dict[str, Any]:
     """Fits, and fills the run directory; arguments and returned value as of `run` and `fit`."""
     directory = spec.directory
     device = trainer.strategy.root_device if isinstance(detector, Detector) else torch.device("cpu")
-    facts = describe(spec, data, detector, device) | {"processes": trainer.world_size}
+    facts = describe(spec, data, detector, device)
+    facts |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
     fresh = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     logger, exit_code = None, 1
@@ -86,7 +93,7 @@ def fitted(
         trainer.logger = logger = loggers.make_logger(spec)
         for line in overview(data, facts):
             log.info(line)
-        fit(detector, data, trainer, history, directory / "last.ckpt")
+        fit(detector, data, trainer, history, going_on)
         facts["train/seconds"] = history.seconds
         results = write_results(spec, detector, data, logger, facts)
         write_metrics(directory, spec.hash, results)
@@ -101,20 +108,27 @@ def fitted(
     return results
 
 
-def fit(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, last: Path) -> None:
-    """Fits a detector: by Lightning, from the last checkpoint if there is one, or all at once.
+def fit(
+    detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, going_on: Path | None = None
+) -> None:
+    """Fits a detector: by Lightning, from a checkpoint if there is one, or all at once.
 
     Args:
         detector: The detector.
         data: What it learns from.
         trainer: Trains it by gradient; a method that has none only logs to its logger.
         history: Gets a row an epoch; one in all from a method without a gradient.
-        last: The checkpoint of a run that was interrupted.
+        going_on: The checkpoint of a run that was interrupted.
+
+    Raises:
+        InputError: If the trainer's settings let it end before its first epoch does.
     """
     if isinstance(detector, Detector):
-        trainer.fit(detector, datamodule=data, ckpt_path=checkpoint(last), weights_only=True)
+        trainer.fit(detector, datamodule=data, ckpt_path=going_on, weights_only=True)
         trainer.strategy.barrier()
         distributed.leave_group()
+        if not history.rows:
+            raise InputError("trainer: ends before its first epoch does; give max_steps or max_time more room")
         return
     assert isinstance(detector, ShallowDetector)
     start = time.monotonic()
@@ -126,18 +140,6 @@ def fit(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history
         for logger in trainer.loggers:
             logger.log_metrics(row, step=1)
     history.add({"epoch": 1, "step": 1, **row})
-
-
-def checkpoint(path: Path) -> Path | None:
-    """The checkpoint to go on from, None if there is none or what is there cannot be read."""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception:  # whatever the unpacking of half a file stumbles over
-        log.warning("%s is damaged: training starts anew", path)
-        return None
-    return path
 
 
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:

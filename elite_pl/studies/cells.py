@@ -48,8 +48,16 @@ class Outcome:
 
 
 def first_process() -> bool:
-    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device."""
-    return not any(int(os.environ.get(key, 0)) for key in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device.
+
+    Raises:
+        InputError: If the environment numbers the processes otherwise than they do.
+    """
+    ranks = {key: os.environ.get(key, "0") for key in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")}
+    for key, rank in ranks.items():
+        if not rank.isdecimal():
+            raise InputError(f"{key}={rank}: must be the number of a process, as torchrun and SLURM set it; unset it")
+    return not any(map(int, ranks.values()))
 
 
 @contextmanager
