@@ -137,13 +137,18 @@ class Recipe(NamedTuple):
             if self.augmentation is None:
                 return made
             changes = self.augmentation.call({**AUGMENTATIONS, **constructors})
-            return MeanOverViews(made, changes, torch.zeros(len(state["views"]), changes.width(sample_shape)))
+            views = state["views"]
+            blank = torch.zeros(len(views), changes.width(sample_shape), dtype=views.dtype)
+            return MeanOverViews(made, changes, blank)
 
         try:
             with torch.device("meta"):  # has sizes, and takes no memory
                 score().load_state_dict(state, assign=True)
             with torch.random.fork_rng(devices=[]):
                 made = score()
+            for name, value in made.state_dict().items():
+                if _kind(value) != _kind(state[name]):
+                    raise ValueError(f"{name} is of type {state[name].dtype}, which {value.dtype} cannot be")
             made.load_state_dict(state)
             if isinstance(made, Fitted):
                 made.check(math.prod(sample_shape))
@@ -160,3 +165,8 @@ def _without_weights(
         return Part("elite_pl.models.mlp", perceptron)
     network = {"library": library, "model": model, "image_size": image_size}
     return Part("elite_pl.models.fine_tuned", {**network, **perceptron})
+
+
+def _kind(value: Tensor) -> str:
+    """What the values of a tensor are: floats of any precision, whole numbers, or true and false."""
+    return "float" if value.is_floating_point() else "bool" if value.dtype is torch.bool else "int"

@@ -270,10 +270,15 @@ ATTACKS = {
     "views of nothing": lambda content: content.update(
         augmentation={"constructor": "elite_pl.algorithm.Affine", "arguments": {}}
     ),
+    "a trillion views of nothing": lambda content: content.update(
+        augmentation={"constructor": "elite_pl.algorithm.FeatureNoise", "arguments": {}},
+        state={f"score.{name}": value for name, value in content["state"].items()} | {"views": torch.zeros(10**12, 0)},
+    ),
     "views by code": lambda content: content.update(augmentation={"constructor": "os.system", "arguments": {}}),
     "other weights": state(center=torch.zeros(17)),
     "weights that are missing": lambda content: content["state"].pop("center"),
     "weights too many": state(more=torch.zeros(1)),
+    "weights that are whole numbers": state(center=torch.zeros(16, dtype=torch.long)),
     "weights that are NaN": state(center=torch.full((16,), torch.nan)),
     "weights that are text": state(center="zero"),
     "a tensor of 4 TB in 4 bytes": lambda content: content.update(training_scores=torch.zeros(1).expand(10**12)),
