@@ -9,15 +9,20 @@ import re
 import signal
 import sys
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from traceback import walk_tb
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, errors
-from elite_pl.errors import InputError
+from elite_pl.errors import InputError, TrainingError, full_disk
 
 log = logging.getLogger("elite_pl")
 BAD_INPUT = (InputError, HydraException, OmegaConfBaseException)  # what a user can mend
@@ -26,22 +31,62 @@ INTERRUPTED = "interrupted: the same command goes on from the last epoch"
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Inside runs a command: it exits with 2 and one line for bad input, as after SIGINT when it is interrupted."""
+    """Inside runs a command: it exits with one line for what went wrong, and as after a signal when it is ended."""
     try:
+        os.getcwd()  # fails where somebody has removed it
         yield
-    except (*BAD_INPUT, OSError) as error:
-        say(one_line(error))
-        sys.exit(2)
-    except ValueError as error:
-        if not str(error).startswith("Config group override must be"):  # Hydra's own, of no class of its own
-            raise
-        groups = (*config.GROUPS, "experiment")
-        typed = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups]
-        say(f"{' '.join(typed)}: a group takes the name of one of its options, which --help lists")
-        sys.exit(2)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # else it is too late to say what could not be printed
     except KeyboardInterrupt:
         log.info(INTERRUPTED)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if (code := exit_code(error)) is None:
+            raise
+        say(one_line(error))
+        sys.exit(code)
+
+
+def exit_code(error: BaseException) -> int | None:
+    """What a command exits with: 2 for bad input, 1 for what went wrong while running, None for a fault of ours."""
+    if isinstance(error, TrainingError) or full_disk(error):
+        return 1
+    return 2 if isinstance(error, (*BAD_INPUT, OSError)) or _of_hydra(error) else None
+
+
+def _of_hydra(error: BaseException) -> bool:
+    """Whether Hydra stumbled over what was typed in a way for which it has no class of errors."""
+    packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
+    ours_or_theirs = [name for name in packages if name in ("elite_pl", "hydra", "omegaconf")]
+    return bool(ours_or_theirs) and ours_or_theirs[-1] != "elite_pl"
+
+
+def arguments() -> list[str]:
+    """What was typed, Hydra's options last: its parser takes no overrides on both sides of one.
+
+    Raises:
+        InputError: If there is no such option, or it could run code.
+    """
+    typed = sys.argv[1:]
+    options = in_one_line(get_args_parser()).parse_intermixed_args(typed)
+    if options.experimental_rerun is not None:
+        raise InputError("--experimental-rerun: reads a pickle, which can run code; type the keys of the run")
+    for override in options.overrides:
+        typed.remove(override)
+    return [*options.overrides, *typed]
+
+
+def in_one_line(parser: ArgumentParser) -> ArgumentParser:
+    """The same parser, whose errors are bad input like any other, without the usage."""
+
+    def error(message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists what there is")
+
+    parser.error = error  # type: ignore[method-assign]
+    return parser
 
 
 def say(error: str) -> None:
@@ -50,10 +95,12 @@ def say(error: str) -> None:
 
 
 def log_to_stderr() -> None:
-    """Lets our own progress be read, and nothing else; Hydra's errors reach us instead of a page of advice."""
+    """Lets our own progress be read, and nothing else; Hydra's errors reach us, instead of a page of advice."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [logging.StreamHandler()], False
+    logging.raiseExceptions = False  # or a library tells on full disks that its own log cannot be written
+    warnings.filterwarnings("error", message="provider=.* is not available")  # of Hydra: a folder that is not there
 
 
 def quiet_runs(quiet: bool) -> None:
@@ -69,24 +116,36 @@ def silence_advice() -> None:
 
 def one_line(error: BaseException) -> str:
     """What went wrong, on one line; of Hydra's and OmegaConf's errors what a user needs of them."""
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return " ".join(_explanation(error).split())
-    return errors.one_line(error)
+    typed = isinstance(error, HydraException | OmegaConfBaseException)
+    if not typed and (isinstance(error, OSError) or not _of_hydra(error)):
+        return errors.one_line(error)
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, InputError):  # of a constructor that Hydra has called
+            return errors.one_line(cause)
+        cause = cause.__cause__
+    return " ".join(_explanation(error).split())
 
 
 def _explanation(error: BaseException) -> str:
     """What is wrong with what was typed, from an error of Hydra or OmegaConf."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line.strip() for line in str(error).splitlines()] or [""]
+    if lines[0].startswith("Config group override must be"):
+        return _groups()
     if lines[0].startswith("Error merging override") and error.__cause__ is not None:
         typed, cause = lines[0].removeprefix("Error merging override "), str(error.__cause__).splitlines()[0]
+        if "incompatible with type hint 'Union[int, str]'" in cause:
+            key, _, value = typed.partition("=")
+            return f"{key}={value}: is read as a number, or as true or false; '{key}=\"{value}\"' is a word"
         return f"{typed}: {cause}"
     if lines[0].startswith("LexerNoViableAltException"):
         key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")
         return f"{key}={value}: has characters that need quotes; '{key}=\"{value}\"'"
+    keys = [f.name for f in fields(config.Config)]
     unknown = re.match(r"Could not override '([^']+)'", lines[0])
     if unknown and any(line.startswith("To append to your config") for line in lines):
         key = unknown.group(1)
-        close = difflib.get_close_matches(key, [f.name for f in fields(config.Config)] + ["experiment"], n=1)
+        close = difflib.get_close_matches(key, [*keys, "experiment"], n=1)
         hint = f"did you mean {close[0]}?" if close else "--help lists the root keys, --cfg job all of them"
         return f"{key}: no such key; {hint}"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", lines[0]):
@@ -94,4 +153,15 @@ def _explanation(error: BaseException) -> str:
     if "Config search path:" in lines:
         lines = lines[: lines.index("Config search path:")]
     kept = " ".join(line for line in lines if not re.match("full_key|object_type|reference_type", line))
+    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | Warning):
+        kept = f"{type(error).__name__}: {kept}"
     return re.sub(", set env var HYDRA_FULL_ERROR=1[^.]*", "", kept)
+
+
+def _groups() -> str:
+    """Which groups got a value that names none of their options."""
+    typed = OverridesParser.create().parse_overrides([text for text in sys.argv[1:] if not text.startswith("-")])
+    groups = (*config.GROUPS, "experiment", "hydra", "")
+    named = [o for o in typed if o.is_delete() or isinstance(o.value(), str | list)]
+    wrong = [str(o.input_line) for o in typed if o not in named and o.key_or_group.split("/")[0] in groups]
+    return f"{' '.join(wrong)}: a group takes the name of one of its options, which --help lists"

@@ -36,8 +36,8 @@ class Config:
     epochs: int = _key("passes over the unlabeled samples")
     seed: int = _key("of the split, the initial network and the order of batches, each a stream of its own")
     threads: int | None = _key("CPU threads; null: PyTorch's choice")
-    study: str = _key("name under which runs are kept together: a folder, and the group in W&B")
-    output_dir: str = _key("folder of all studies; a run is OUTPUT_DIR/STUDY/<dataset>/<method>/<coordinates>-<hash>/")
+    study: int | str = _key("name under which runs are kept together: a folder, and the group in W&B")
+    output_dir: Any = _key("folder of all studies; a run is OUTPUT_DIR/STUDY/<dataset>/<method>/<coordinates>-<hash>/")
     reuse: list[str] = _key("studies and files of cells whose finished runs are taken over instead of run again")
     dataset: Any = _key("what to learn from")
     backbone: Any = _key("the networks; auto picks them by the shape of a sample")
@@ -49,7 +49,7 @@ class Config:
 
 
 GROUPS = ("dataset", "backbone", "method", "augmentation", "trainer", "logger", "callbacks")
-# What has a name that is read before all else.
+# Keys of groups without which nothing can be said of a run.
 NAMED = ("dataset.name", "dataset.source._target_", "backbone._target_", "method._target_", "method.name")
 HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # what a node has besides the arguments of its target
 
@@ -101,10 +101,14 @@ def check(config: Config) -> None:
     Raises:
         InputError: Names the key.
     """
+    for group in GROUPS:
+        if OmegaConf.is_missing(config, group) or not OmegaConf.is_dict(getattr(config, group)):
+            raise InputError(f"{group}: has no value; give {group}=NAME, one of those that --help lists")
+    most = 2**31 - 1
     rules = [
         ("pollution", 0 <= config.pollution < 1, "must be in [0, 1), the share of anomalies"),
         ("label_ratio", 0 <= config.label_ratio < 1, "must be in [0, 1), the share of labeled samples"),
-        ("n_train", config.n_train is None or config.n_train >= 2, "must be at least 2, or null"),
+        ("n_train", config.n_train is None or 2 <= config.n_train <= most, f"must be from 2 to {most}, or null"),
         ("batch_size", config.batch_size >= 2, "must be at least 2, for batch statistics"),
         (
             "labeled_batch_size",
@@ -116,17 +120,21 @@ def check(config: Config) -> None:
         ("threads", config.threads is None or config.threads >= 1, "must be at least 1, or null"),
         (
             "study",
-            re.fullmatch(r"\w([\w.-]{0,58}\w)?", config.study),
+            re.fullmatch(r"\w([\w.-]{0,58}\w)?", str(config.study)),
             "must be a plain folder name: up to 60 letters, digits, and . _ - between them",
         ),
-        ("output_dir", not config.output_dir.startswith("~"), "must be a whole path, ~ has no meaning here"),
+        (
+            "output_dir",
+            isinstance(folder := config.output_dir, str) and folder.strip() and not folder.startswith("~"),
+            "must be the path of a folder; one that looks like a number needs quotes, and ~ has no meaning here",
+        ),
     ]
     for key, ok, rule in rules:
         if not ok:
             raise InputError(f"{key}={getattr(config, key)}: {rule}")
     for key in NAMED:
         if not isinstance(OmegaConf.select(cast(Any, config), key), str):
-            raise InputError(f"{key}: is missing; must be a word, as it is in the options that --help lists")
+            raise InputError(f"{key}: must be given, a word, as it is in the options that --help lists")
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -202,7 +210,7 @@ def _constructor(key: str, node: Any, kind: type) -> Constructor:
     if not isinstance(node, dict):
         raise InputError(f"{key}={node}: is no value but a group of keys; give {key}._target_ and its arguments")
     if not isinstance(address := node.get("_target_"), str):
-        raise InputError(f"{key}._target_: is missing; must be a class or function, as in conf/")
+        raise InputError(f"{key}._target_: must be given, a class or function, as in conf/")
     try:
         target = hydra.utils.get_object(address)
     except Exception as error:  # whatever the import stumbles over

@@ -1,5 +1,7 @@
 """The exceptions that the commands turn into one line, and how a message comes onto it."""
 
+import errno
+import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -56,6 +58,32 @@ def input_errors(
         raise InputError(f"{source}: {message}") from error
 
 
+def full_disk(error: BaseException) -> bool:
+    """Whether it is the disk (or what one may use of it) that is full: nothing of what was typed is wrong then."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def foreseen(error: BaseException) -> bool:
+    """Whether one line says all that there is to say: where it went wrong is of no interest."""
+    named_file = isinstance(error, OSError) and error.filename is not None
+    return isinstance(error, InputError | TrainingError) or named_file or full_disk(error)
+
+
 def one_line(error: BaseException) -> str:
-    """The message of an exception on one line, its class where it has none."""
+    """The message of an exception on one line, its class where it has none; that of a file names the file."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        place = os.fsdecode(error.filename2 or error.filename)
+        if full_disk(error):
+            return f"{place}: the disk {_mount_point(place)} is full; make room, and the same command goes on"
+        return f"{place}: {error.strerror}"
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of `os.getcwd`
+        return "the working directory has been removed; go to one that is there"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _mount_point(place: str) -> str:
+    """The directory at which the file system of a file is mounted."""
+    place = os.path.realpath(place)
+    while not os.path.ismount(place):
+        place = os.path.dirname(place)
+    return place

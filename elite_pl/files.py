@@ -31,15 +31,34 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields:
         A path in the same directory (a move across file systems is not atomic) with the same suffix (`numpy.savez` and
         Matplotlib go by it), at which nothing is yet.
+
+    Raises:
+        OSError: If it cannot be written; names `path`, and the reason even where PyTorch keeps it to itself.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        reason = _refusal(error, temporary)
         temporary.unlink(missing_ok=True)
-        raise
+        if reason is None:
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from error
+
+
+def _refusal(error: BaseException, temporary: Path) -> OSError | None:
+    """What the operating system has against a file that could not be written; None if something else went wrong."""
+    if isinstance(error, OSError):
+        return error if error.errno and error.filename in (None, str(temporary)) else None
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):  # PyTorch's writer, which says no more
+        try:
+            with open(temporary, "ab") as file:
+                file.write(bytes(2**16))
+        except OSError as refusal:
+            return refusal
+    return None
 
 
 def _plain(value: Any) -> Any:

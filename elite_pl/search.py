@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from omegaconf import open_dict, read_write
 
 from elite_pl import cli, config, seeding
-from elite_pl.errors import InputError, TrainingError
+from elite_pl.errors import InputError, TrainingError, one_line
 from elite_pl.files import atomic_write, csv_text
 from elite_pl.runs.identity import digest
 from elite_pl.runs.results import check_writable
@@ -79,9 +79,12 @@ def _check_range(override: Override) -> None:
     key, sweep = override.key_or_group, override.value()
     if isinstance(sweep, Glob):
         raise InputError(f"{key}: a pattern is no list of values; give them with commas")
+    if not isinstance(sweep, IntervalSweep) and not list(override.sweep_string_iterator()):
+        raise InputError(f"{override.input_line}: has no values; give two or more")
     if isinstance(sweep, IntervalSweep):
         low, high = sweep.start, sweep.end
-        if low is None or high is None or not low < high or ("log" in sweep.tags and low <= 0):
+        ordered = low is not None and high is not None and -math.inf < low < high < math.inf
+        if not ordered or ("log" in sweep.tags and (low or 0) <= 0):
             rule = "from a lower to a higher number" + ", both above 0" * ("log" in sweep.tags)
             raise InputError(f"{key}=interval({low},{high}): must go {rule}")
 
@@ -153,8 +156,7 @@ def cross_validated(spec: RunSpec, folds: int) -> float:
     from elite_pl.runs.run import fit
 
     cfg = spec.config
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    build.use_threads(cfg)
     shares, truth = [], []
     for fold in range(folds):
         data = build.make_data(cfg, held_out=(fold, folds))
@@ -163,7 +165,7 @@ def cross_validated(spec: RunSpec, folds: int) -> float:
             trainer = build.make_trainer(replace(spec, directory=Path(place)), history)
             detector = build.make_detector(cfg, data.sample_shape, build.pretrained_file(cfg, data))
             build.check_data(cfg, detector, data)
-            fit(detector, data, trainer, history, Path(place) / "last.ckpt")
+            fit(detector, data, trainer, history)
         detector.to("cpu")
         data.place(torch.device("cpu"))
         unlabeled = detector.score_samples(data.unlabeled).sort().values
@@ -188,6 +190,7 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
 
     Raises:
         InputError: If what is typed makes no sense, or Optuna is not installed.
+        TrainingError: If every trial failed.
     """
     if trials < 1 or folds < 2:
         raise InputError(f"--trials={trials} --folds={folds}: at least one setting and two folds")
@@ -199,18 +202,26 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     fixed, searched = read_overrides(typed)
     first = composed([*fixed, *(f"{o.key_or_group}={_any_value(o)}" for o in searched)], place)
     check(first, folds)
-    folder = Path(first.config.output_dir) / first.config.study
+    folder = Path(first.config.output_dir) / str(first.config.study)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what failed is told by us, on one line
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    backend = JournalFileBackend(str(folder / "search.journal"))
-    study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(backend),
-        study_name=digest([*sorted(typed), folds]),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    journal = folder / "search.journal"
+    if journal.exists() and not journal.is_file():
+        raise InputError(f"{journal}: is not a file; remove it")
+    try:
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+            study_name=digest([*sorted(typed), folds]),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except OSError:
+        raise
+    except Exception as error:  # whatever Optuna stumbles over in half a journal
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{journal}: is damaged ({reason}); remove it, and the search starts anew") from error
     study.sampler = _sampler(searched, first.config.seed, len(study.trials))
 
     def objective(trial: optuna.Trial) -> float:
@@ -231,7 +242,7 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
         study.optimize(objective, callbacks=[tell, stop], catch=(TrainingError,))
     known = [trial for trial in study.trials if trial.value is not None]
     if not known:
-        raise InputError("every trial failed: nothing can be said")
+        raise TrainingError("every trial failed: nothing can be said")
     best = {str(trial.params): trial for trial in sorted(known, key=lambda trial: (trial.value, -trial.number))}
     ranked = sorted(best.values(), key=lambda trial: (-(trial.value or 0), trial.number))
     lines = [f"{100 * (trial.value or 0):5.1f}  {_words(trial.params)}" for trial in ranked[:SHOWN]]
@@ -275,15 +286,14 @@ def _write(path: Path, study: optuna.Study) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line, and exits with 0 for success, 2 for bad input."""
-    options = parser().parse_intermixed_args(arguments)
+    """Runs the command line, and exits with 0 for success, 2 for bad input, 1 for a failure while running."""
     cli.log_to_stderr()
     cli.quiet_runs(True)  # one line a trial
     cli.silence_advice()
     config.register()
     with cli.exit_codes():
-        lines = search(options.typed, options.trials, options.folds, options.config_dir)
-    print("\n".join(lines))
+        options = cli.in_one_line(parser()).parse_intermixed_args(arguments)
+        print("\n".join(search(options.typed, options.trials, options.folds, options.config_dir)))
 
 
 if __name__ == "__main__":

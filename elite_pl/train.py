@@ -7,8 +7,7 @@ import traceback
 
 import hydra
 
-from elite_pl import cli, config
-from elite_pl.errors import TrainingError
+from elite_pl import cli, config, errors
 from elite_pl.runs.results import check_writable, finished, forget_failure, write_failure
 from elite_pl.runs.spec import RunSpec
 from elite_pl.studies import sweeper
@@ -17,7 +16,8 @@ from elite_pl.studies.reuse import finished_elsewhere
 
 
 def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
-    """Makes one run, unless it is finished or another process is at work on it."""
+    """Makes one run, unless it is finished or another process is at work on it; what goes wrong is an outcome, too."""
+    begun: RunSpec | None = None
     try:
         spec = RunSpec.of(cfg)
         elsewhere = {} if in_sweep else finished_elsewhere(cfg.reuse)  # the sweep has looked there
@@ -29,40 +29,45 @@ def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
                 return Outcome("elsewhere", str(spec.directory), error=f"{spec.directory} {ELSEWHERE}")
             if (metrics := finished(spec.directory, spec.hash)) is not None:  # by another process, just now
                 return Outcome("before", str(spec.directory), metrics)
-            return train(spec)
-    except cli.BAD_INPUT as error:
-        return Outcome("refused", error=cli.one_line(error))
+            cli.silence_advice()
+            from elite_pl.runs.launch import launch  # imports torch and Lightning
 
-
-def train(spec: RunSpec) -> Outcome:
-    """Trains and evaluates; if that fails, the run directory says why until it succeeds.
-
-    Raises:
-        InputError: If the input is bad; a failure of it is not kept, because mended it is another run.
-    """
-    cli.silence_advice()
-    from elite_pl.runs.launch import launch  # imports torch and Lightning
-
-    try:
-        metrics = launch(spec)
-    except cli.BAD_INPUT:
-        raise
+            begun = spec
+            if (metrics := launch(spec)) is None:  # another process of the run says it
+                return Outcome("run")
+            forget_failure(spec.directory)
+            return Outcome("run", str(spec.directory), metrics)
     except SystemExit as exit:  # Lightning's at SIGTERM has no code, which would pass for success
         cli.log.info(cli.INTERRUPTED)
         raise SystemExit(exit.code or 128 + signal.SIGTERM) from None
-    except TrainingError as error:
-        reason = cli.one_line(error)
     except Exception as error:
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {cli.one_line(error)}"
-    else:
-        if metrics is None:  # another process of the run says it
-            return Outcome("run")
-        forget_failure(spec.directory)
-        return Outcome("run", str(spec.directory), metrics)
+        return failure(error, begun)
+
+
+def failure(error: Exception, begun: RunSpec | None) -> Outcome:
+    """What an exception makes of a run.
+
+    Args:
+        error: The exception.
+        begun: The run, if it had begun: its directory then says why it failed until it succeeds. Of bad input it does
+            not, because mended it is another run.
+    """
+    if begun is None or isinstance(error, cli.BAD_INPUT):
+        return Outcome("refused" if cli.exit_code(error) == 2 else "failed", error=reason(error))
+    if isinstance(error, OSError) and errors.full_disk(error) and error.filename is None:
+        error.filename = str(begun.directory)
+    outcome = Outcome("failed", str(begun.directory), error=reason(error))
     with contextlib.suppress(OSError):  # a full disk may be what is wrong
-        write_failure(spec, reason)
-    return Outcome("failed", str(spec.directory), error=reason)
+        write_failure(begun, outcome.error)
+    return outcome
+
+
+def reason(error: Exception) -> str:
+    """One line on what went wrong, after the traceback if nobody foresaw it."""
+    if cli.exit_code(error) or errors.foreseen(error):
+        return cli.one_line(error)
+    traceback.print_exc()
+    return f"{type(error).__name__}: {cli.one_line(error)}"
 
 
 def main() -> None:
@@ -87,6 +92,7 @@ def main() -> None:
     config.register()
     sweeper.register(codes)
     with cli.exit_codes():
+        sys.argv[1:] = cli.arguments()
         hydra.main(version_base="1.3", config_path="pkg://elite_pl.conf", config_name="train")(job)()
     sys.exit(max(codes, default=0))
 

@@ -98,3 +98,41 @@ def images(tmp_path):
         return path
 
     return make
+
+
+TIMM = """\
+from torch import nn
+
+
+class Tiny(nn.Module):
+    pretrained_cfg = {"classifier": "head", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.head = nn.Linear(4, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, image):
+        return self.head(self.stem(image).mean((2, 3)))
+
+
+def list_models():
+    return ["tiny"]
+
+
+def create_model(name, pretrained, num_classes):
+    assert name == "tiny" and not pretrained
+    return Tiny(num_classes)
+"""
+
+
+@pytest.fixture
+def stand_in_for_timm(tmp_path, monkeypatch):
+    """A module with what we use of timm, which brings more packages than it is worth; weights of its one model."""
+    (tmp_path / "timm.py").write_text(TIMM)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    weights = {"stem.weight": (4, 3, 1, 1), "stem.bias": (4,), "head.weight": (7, 4), "head.bias": (7,)}
+    torch.save({name: torch.rand(shape) for name, shape in weights.items()}, tmp_path / "timm.pt")
+    yield tmp_path / "timm.pt"
+    sys.modules.pop("timm", None)

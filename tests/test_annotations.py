@@ -13,7 +13,7 @@ from elite_pl.data import splits
 from elite_pl.data.preprocessing import preprocessing
 from elite_pl.errors import InputError
 from elite_pl.methods import DeepSad, DevNet, Elite, IsolationForest, Ocsvm, Rsrae, Soel, Ssad
-from elite_pl.models import Hypersphere, RobustSubspace, ScalarHead, mlp
+from elite_pl.models import Hypersphere, RobustSubspace, ScalarHead, lenet, mlp
 
 DETECTOR: dict[str, Any] = {
     "name": "made",
@@ -59,6 +59,7 @@ MADE: dict[str, Callable[..., Any]] = {
     "ocsvm": lambda **change: Ocsvm(**{"name": "made", "gamma": "scale", "nu": 0.5} | change),
     "forest": lambda **change: IsolationForest(**{"name": "made", "trees": 9, "tree_samples": 9} | change),
     "mlp": lambda **change: mlp((4,), **change),
+    "lenet": lambda **change: lenet((1, 8, 8), **change),
     "split": split,
     "images": lambda **change: preprocessing(
         np.zeros((9, 1, 8, 8), np.uint8), **{"size": 8, "scaling": "unit"} | change
@@ -87,6 +88,7 @@ WRONG = [
     ("forest", "trees", 1.5, "a whole number of at least 1"),
     ("mlp", "hidden", [64, 2**21], "a list such as [1, 2], each a whole number from 1 to 1048576"),
     ("mlp", "outputs", 0, "a whole number from 1 to 1048576"),
+    ("lenet", "channels", [], "a list of widths, such as [32, 64], or None"),
     ("split", "labeled_from", "above", "inside or outside"),
     ("split", "n_train", 1, "a whole number of at least 2, or None"),
     ("images", "scaling", [0.5, 0], "unit, gcn, standard or [mean, standard deviation > 0] of the pixels"),

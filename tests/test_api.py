@@ -102,6 +102,21 @@ def test_the_command_gives_the_same_scores(command, method, made, precision):
     assert trained.score(x[y != 0]).tolist() == read.score(x[y != 0]).tolist() == written
 
 
+@pytest.mark.parametrize("precision", [32, 64])
+def test_a_score_over_views_is_kept_with_them(precision):
+    x, y = pictures(12, 12)
+    settings = [*SHORT, "augmentation=digits", "method.average_decay=0.9", f"trainer.precision={precision}"]
+    trained = elite_pl.fit(x, y, "deep_svdd", overrides=settings)
+    np.testing.assert_allclose(trained.score(x), trained.training_scores, rtol=1e-4 if precision == 32 else 1e-12)
+    trained.save("detector.pt")
+    assert elite_pl.load("detector.pt").score(x).tolist() == trained.score(x).tolist()
+    content = torch.load("detector.pt", weights_only=True)
+    content["state"]["views"] = content["state"]["views"][:, :5]
+    torch.save(content, "detector.pt")
+    with pytest.raises(InputError, match="size mismatch for views"):
+        elite_pl.load("detector.pt")
+
+
 def test_the_seed_decides_and_nothing_else(detector):
     torch.manual_seed(5)
     assert fit(*data()).training_scores.tolist() == detector.training_scores.tolist()
@@ -213,7 +228,7 @@ BAD_INPUT = {
     "a matrix of labels": (x, np.eye(120), "y has shape (120, 120)"),
     "fractions": (x, y / 2, "y", "whole numbers"),
     "all labeled": (x, np.where(y < 0, -1, 1), "y has 0 unlabeled samples"),
-    "no labels": (x, 0 * y, "y holds no 1 and no -1", "elite_svdd"),
+    "no labels": (x, 0 * y, "y: elite_svdd learns from labels", "1 is a normal sample"),
     "pixels in floats": (pictures(8, 8)[0] * 1.0, pictures(8, 8)[1], "x holds pixels", "[0, 1]"),
 }
 del x, y
@@ -246,7 +261,7 @@ def test_bad_x_and_y(case):
         ({"overrides": ["trainer=ddp"]}, ["trainer=ddp", "this process"]),
         ({"overrides": ["trainer.devices=2"]}, ["trainer.devices=2"]),
         ({"method": "elite"}, ["method/elite", "elite_svdd"]),
-        ({"method": "devnet", "y": "without anomalies"}, ["y holds no -1", "devnet"]),
+        ({"method": "devnet", "y": "without anomalies"}, ["y: devnet learns from labeled anomalies", "-1 an anomaly"]),
         ({"method": "oracle"}, ["oracle", "truth"]),
         ({"seed": -1}, ["seed=-1"]),
     ],

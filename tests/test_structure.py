@@ -36,8 +36,17 @@ PLACES = {
     "polars": {"data.sources.table"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
-    "sklearn": {"data.sources.embedded", "methods.isolation_forest", "methods.ocsvm"},
-    "torchvision": {"data.sources.torchvision_sets"},
+    "sklearn": {
+        "data.sources.embedded",
+        "methods.extra_trees",
+        "methods.isolation_forest",
+        "methods.label_spreading",
+        "methods.logistic_regression",
+        "methods.ocsvm",
+        "methods.self_training",
+    },
+    "timm": {"models.pretrained"},
+    "torchvision": {"data.sources.torchvision_sets", "models.pretrained"},
     "wandb": {"runs.loggers", "report.dashboard"},
 }
 OUTSIDE_OF_ALGORITHM = {"torch", "torchmetrics", "numpy"}

@@ -89,7 +89,7 @@ class Affine(Augmentation):
     def apply(self, sample: Tensor, draws: Tensor) -> Tensor:
         """Maps images (n, channels, height, width) to changed ones of the same shape."""
         height, width = sample.shape[2:]
-        bounds = torch.tensor([self.shift, self.shift, math.radians(self.rotation), self.scale, self.shear])
+        bounds = draws.new_tensor([self.shift, self.shift, math.radians(self.rotation), self.scale, self.shear])
         dx, dy, angle, growth, shear = (draws[:, :5] * bounds).T
         mirror = torch.where(draws[:, 5] < 0, -1.0, 1.0) if self.flip else torch.ones(len(draws))
         cos, sin, zoom = angle.cos(), angle.sin(), 1 / (1 + growth)

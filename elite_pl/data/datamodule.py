@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
+from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import Rows
 from elite_pl.data.splits import Split, is_anomaly
@@ -165,6 +166,7 @@ class PollutedData(pl.LightningDataModule):
         batch_size: n, unlabeled samples in a batch, over all processes.
         labeled_batch_size: m, labeled samples in a batch, class-balanced; None for all of them at every step.
         seed: The run's seed.
+        features: What the arrays are features by; None if they are the samples themselves.
     """
 
     unlabeled: Samples
@@ -183,8 +185,10 @@ class PollutedData(pl.LightningDataModule):
         batch_size: int,
         labeled_batch_size: int | None,
         seed: int,
+        features: FrozenFeatures | None = None,
     ) -> None:
         super().__init__()
+        self.features = features
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
         training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
@@ -206,6 +210,10 @@ class PollutedData(pl.LightningDataModule):
         self.test = samples(arrays.x_test, split.test)
         self.truth = torch.where(self.anomalous("unlabeled").to(device), -1.0, 1.0)
         self.labeled_y = torch.as_tensor(split.labeled_y).to(device, torch.float32)
+
+    def state_dict(self) -> dict[str, str]:
+        """The fingerprint: a checkpoint of other data is none to go on from."""
+        return {"fingerprint": self.arrays.fingerprint}
 
     def setup(self, stage: str) -> None:
         """Puts the samples on the trainer's device."""

@@ -38,6 +38,7 @@ class BaseDetector(nn.Module):
         score: Ω, the module that maps samples (n, ...) to scores (n,); all that is learned is in it.
         needs_labels: Whether it learns nothing without labels.
         needs_labeled_anomalies: Whether it learns nothing without labeled anomalies.
+        needs_of_each_kind: How many labeled samples of each kind it needs.
         infers_labels: Whether `suspicion` is the meta-gradient's, and not the score.
         needs_backbone: Whether it is made from a backbone.
     """
@@ -46,6 +47,7 @@ class BaseDetector(nn.Module):
     score: Score
     needs_labels = False
     needs_labeled_anomalies = False
+    needs_of_each_kind = 0
     infers_labels = False
     needs_backbone = False
 
@@ -58,13 +60,17 @@ class BaseDetector(nn.Module):
         """Refuses data that the method cannot learn from.
 
         Raises:
-            LabelError: If there are none of the labels that the method needs.
+            LabelError: If there are none of the labels that the method needs, or too few.
             ValueError: If its arguments do not go with the data.
         """
         if self.needs_labels and len(data.labeled) == 0:
             raise LabelError(f"{self.name} learns from labels, and there is none")
         if self.needs_labeled_anomalies and not (data.labeled_y < 0).any():
             raise LabelError(f"{self.name} learns from labeled anomalies, and there is none")
+        normal, anomalous = (int((data.labeled_y == kind).sum()) for kind in (1, -1))
+        if min(normal, anomalous) < (few := self.needs_of_each_kind):
+            needed = f"{few} labeled sample{'s' * (few > 1)} of each kind at least"
+            raise LabelError(f"{self.name} needs {needed}, and there are {normal} normal and {anomalous} anomalous")
 
     def facts(self) -> dict[str, float]:
         """What the fit has set or chosen, for `metrics.json`."""

@@ -7,7 +7,7 @@ import torch
 from elite_pl.annotations import Positive, Range, checked
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.shallow import ShallowDetector, training_samples
-from elite_pl.models.scores import KernelExpansion
+from elite_pl.models.fitted import KernelExpansion
 
 OutlierBound = Annotated[float, Range("a number in (0, 1]", lambda nu: 0 < nu <= 1)]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.base import BaseDetector
-from elite_pl.models.scores import Fitted
+from elite_pl.models.fitted import Fitted
 
 
 class ShallowDetector(BaseDetector):

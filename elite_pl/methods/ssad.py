@@ -13,10 +13,10 @@ from elite_pl import seeding
 from elite_pl.algorithm.metrics import roc_auc
 from elite_pl.annotations import Positive, Range, at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import LabelError, TrainingError
+from elite_pl.errors import TrainingError
 from elite_pl.methods.ocsvm import OutlierBound
 from elite_pl.methods.shallow import ShallowDetector, training_samples
-from elite_pl.models.scores import KernelExpansion, squared_distance
+from elite_pl.models.fitted import KernelExpansion, squared_distance
 from elite_pl.progress import Estimate
 
 Candidates = Annotated[Sequence[Positive], Range("a list of positive numbers, such as [1, 2]", len)]
@@ -49,6 +49,7 @@ class Ssad(ShallowDetector):
 
     score: KernelExpansion
     needs_labels = True
+    needs_of_each_kind = 2  # for the cross-validation
 
     @checked
     def __init__(
@@ -66,14 +67,8 @@ class Ssad(ShallowDetector):
         self.folds, self.fold_unlabeled = folds, fold_unlabeled
 
     def check(self, data: PollutedData) -> None:
-        """Refuses labels that cannot be cross-validated, and names the solver where it is missing."""
+        """Names the solver where it is missing."""
         super().check(data)
-        normal, anomalous = (int((data.labeled_y == kind).sum()) for kind in (1, -1))
-        if min(normal, anomalous) < 2:
-            raise LabelError(
-                f"{self.name} cross-validates on 2 labeled samples of each kind at least, "
-                f"and there are {normal} normal and {anomalous} anomalous"
-            )
         if importlib.util.find_spec("piqp") is None:
             raise ValueError(f"the solver of {self.name} is not installed; pip install 'elite_pl[ssad]'")
 

@@ -1,11 +1,15 @@
+from elite_pl.models.fitted import ClassTrees as ClassTrees
+from elite_pl.models.fitted import IsolationTrees as IsolationTrees
+from elite_pl.models.fitted import KernelExpansion as KernelExpansion
+from elite_pl.models.fitted import Linear as Linear
+from elite_pl.models.fitted import NeighborMean as NeighborMean
 from elite_pl.models.networks import Backbone as Backbone
 from elite_pl.models.networks import auto as auto
 from elite_pl.models.networks import lenet as lenet
 from elite_pl.models.networks import mlp as mlp
 from elite_pl.models.networks import strided as strided
+from elite_pl.models.pretrained import pretrained_network as pretrained_network
 from elite_pl.models.scores import Hypersphere as Hypersphere
-from elite_pl.models.scores import IsolationTrees as IsolationTrees
-from elite_pl.models.scores import KernelExpansion as KernelExpansion
 from elite_pl.models.scores import Readout as Readout
 from elite_pl.models.scores import Reconstruction as Reconstruction
 from elite_pl.models.scores import RobustSubspace as RobustSubspace

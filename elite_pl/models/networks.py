@@ -126,7 +126,7 @@ PUBLISHED = {
 @bounded
 def lenet(
     sample_shape: tuple[int, ...],
-    channels: Sequence[Width] | None = None,
+    channels: Annotated[Sequence[Width], Range("a list of widths, such as [32, 64]", len)] | None = None,
     outputs: Width | None = None,
     hidden: Width | None = None,
     norm: Norm = "batch",

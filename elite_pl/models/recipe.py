@@ -13,10 +13,11 @@ from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.algorithm import augmentation
 from elite_pl.annotations import argument_kinds, is_of
 from elite_pl.errors import one_line
-from elite_pl.models import networks, scores
-from elite_pl.models.scores import Fitted, MeanOverViews, Score
+from elite_pl.models import fitted, networks, scores
+from elite_pl.models.fitted import Fitted
+from elite_pl.models.scores import MeanOverViews, Score
 
-LONGEST = 100  # layers that a list may describe
+LONGEST = 1000  # layers that a list may describe
 
 
 def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
@@ -25,7 +26,8 @@ def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided)
 SCORES = _public(scores.Hypersphere, scores.Readout, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
-FITTED = _public(scores.IsolationTrees, scores.KernelExpansion)  # which are made without a network
+# These are made without a network.
+FITTED = _public(fitted.ClassTrees, fitted.IsolationTrees, fitted.KernelExpansion, fitted.Linear, fitted.NeighborMean)
 AUGMENTATIONS = {
     f"elite_pl.algorithm.{kind.__name__}": kind for kind in (augmentation.Affine, augmentation.FeatureNoise)
 }
@@ -124,22 +126,22 @@ class Recipe(NamedTuple):
         """
 
         def score() -> Score:
-            if self.augmentation is not None:
-                views = self.augmentation.call({**AUGMENTATIONS, **constructors})
-                return MeanOverViews(of_one_view(), views, torch.zeros_like(state["views"]))
-            return of_one_view()
-
-        def of_one_view() -> Score:
             if self.network is None:
-                return self.score.call({**FITTED, **constructors})
-            backbone = self.network.call({**NETWORKS, **constructors}, sample_shape)
-            return self.score.call({**SCORES, **constructors}, backbone)
+                made = self.score.call({**FITTED, **constructors})
+            else:
+                backbone = self.network.call({**NETWORKS, **constructors}, sample_shape)
+                made = self.score.call({**SCORES, **constructors}, backbone)
+            made = made.to(dtype)
+            if self.augmentation is None:
+                return made
+            changes = self.augmentation.call({**AUGMENTATIONS, **constructors})
+            return MeanOverViews(made, changes, torch.zeros(len(state["views"]), changes.width(sample_shape)))
 
         try:
             with torch.device("meta"):  # has sizes, and takes no memory
                 score().load_state_dict(state, assign=True)
             with torch.random.fork_rng(devices=[]):
-                made = score().to(dtype)
+                made = score()
             made.load_state_dict(state)
             if isinstance(made, Fitted):
                 made.check(math.prod(sample_shape))

@@ -1,7 +1,7 @@
 """Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,6 @@ from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.algorithm.losses import center_of
 from elite_pl.annotations import at_least, checked
 from elite_pl.models.networks import Backbone
-
-PIECE = 500  # samples of which a kernel is taken at a time
 
 
 class Score(nn.Module):
@@ -191,132 +189,3 @@ class MeanOverViews(Score):
         """Maps samples (n, ...) to scores (n,)."""
         drawn = (view.expand(len(sample), -1) for view in self.views)
         return torch.stack([self.score(self.augmentation.apply(sample, draws)) for draws in drawn]).mean(0)
-
-
-class Fitted(Score):
-    """A score that is fitted at once, not by gradient: all of it is buffers, whose shapes the data decide."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *options: Any) -> None:
-        """Takes the shapes from the state."""
-        for name, buffer in self.named_buffers(recurse=False):
-            if (kept := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(kept, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *options)
-
-    def check(self, features: int) -> None:
-        """Refuses buffers that no fit can have left.
-
-        Args:
-            features: Of a flattened sample.
-
-        Raises:
-            ValueError: If they are of such shapes or values.
-        """
-
-
-class KernelExpansion(Fitted):
-    """A kernel machine: `Ω(x) = ρ - Σ_i a_i exp(-γ ||x - x_i||²)` over support vectors x_i, on flattened samples.
-
-    Attributes:
-        support: x_i, shape (s, features).
-        coefficient: a_i, shape (s,): positive pulls towards normal.
-        gamma: γ > 0, shape ().
-        offset: ρ, shape ().
-    """
-
-    support: Tensor
-    coefficient: Tensor
-    gamma: Tensor
-    offset: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("support", torch.zeros(0, 0))
-        self.register_buffer("coefficient", torch.zeros(0))
-        self.register_buffer("gamma", torch.zeros(()))
-        self.register_buffer("offset", torch.zeros(()))
-
-    def set(self, support: Tensor, coefficient: Tensor, gamma: float, offset: float) -> None:
-        """Takes a solution; support vectors whose coefficient is 0 are left out."""
-        kept = coefficient != 0
-        dtype = support.dtype
-        self.support, self.coefficient = support[kept], coefficient[kept].to(dtype)
-        self.gamma, self.offset = torch.tensor(gamma, dtype=dtype), torch.tensor(offset, dtype=dtype)
-
-    def check(self, features: int) -> None:
-        """Refuses shapes that do not go together."""
-        shapes = [tuple(buffer.shape) for buffer in self.buffers()]
-        if shapes != [(len(self.coefficient), features), (len(self.coefficient),), (), ()]:
-            raise ValueError(f"no support vectors of {features} features have the shapes {shapes}")
-
-    def forward(self, sample: Tensor) -> Tensor:
-        """Maps samples (n, ...) to scores (n,), in pieces that need little memory."""
-        kernels = (rbf(piece, self.support, self.gamma) for piece in sample.flatten(1).split(PIECE))
-        return torch.cat([self.offset - kernel @ self.coefficient for kernel in kernels])
-
-
-def rbf(x: Tensor, y: Tensor, gamma: Tensor | float) -> Tensor:
-    """The kernel `k(x, y) = exp(-γ ||x - y||²)`: x (n, features) and y (s, features) give (n, s)."""
-    return torch.exp(-gamma * squared_distance(x, y))
-
-
-def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """`||x - y||²`: x (n, features) and y (s, features) give (n, s)."""
-    inner = x @ y.T
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * inner).clamp_(min=0)
-
-
-class IsolationTrees(Fitted):
-    """An isolation forest: `Ω(x) = 2^(-E[h(x)] / c)`, with the path length h(x) averaged over the trees, in (0, 1).
-
-    Source: Liu, Ting and Zhou, "Isolation Forest", ICDM 2008, Eq. 2.
-
-    All trees stand in one list of nodes. A leaf is its own child on both sides.
-
-    Attributes:
-        roots: The trees' first nodes, shape (trees,).
-        feature: What a node looks at, shape (nodes,).
-        threshold: A sample whose feature is at most this goes to the left, shape (nodes,).
-        child: Left and right child, shape (nodes, 2).
-        path: h of the samples that end in a node, shape (nodes,).
-        depth: Steps from a root to the farthest leaf, shape ().
-        normaliser: c, the mean path length of a tree of so many samples, shape ().
-    """
-
-    roots: Tensor
-    feature: Tensor
-    threshold: Tensor
-    child: Tensor
-    path: Tensor
-    depth: Tensor
-    normaliser: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("roots", "feature"):
-            self.register_buffer(name, torch.zeros(0, dtype=torch.long))
-        for name in ("threshold", "path"):
-            self.register_buffer(name, torch.zeros(0))
-        self.register_buffer("child", torch.zeros(0, 2, dtype=torch.long))
-        self.register_buffer("depth", torch.zeros((), dtype=torch.long))
-        self.register_buffer("normaliser", torch.ones(()))
-
-    def check(self, features: int) -> None:
-        """Refuses nodes that lead out of their trees, and trees that have no end."""
-        nodes = (len(self.feature),)
-        shapes = [tuple(buffer.shape) for buffer in self.buffers()]
-        whole = all(not buffer.is_floating_point() for buffer in (self.roots, self.feature, self.child, self.depth))
-        if not whole or shapes != [(len(self.roots),), nodes, nodes, nodes, (*nodes, 2), (), ()]:
-            raise ValueError(f"no trees have nodes of the shapes {shapes}")
-        ends = ((self.roots, nodes[0]), (self.child, nodes[0]), (self.feature, features), (self.depth, nodes[0] + 1))
-        if any(not len(node.flatten()) or node.min() < 0 or node.max() >= end for node, end in ends):
-            raise ValueError("nodes lead out of their trees")
-
-    def forward(self, sample: Tensor) -> Tensor:
-        """Maps samples (n, ...) to scores (n,)."""
-        sample = sample.flatten(1)
-        node = self.roots.expand(len(sample), -1)
-        for _ in range(int(self.depth)):
-            right = sample.gather(1, self.feature[node]) > self.threshold[node]
-            node = self.child[node, right.long()]
-        return torch.exp2(-self.path[node].mean(1) / self.normaliser)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ from elite_pl.studies.read import (
     grouped,
     read_failures,
     read_studies,
+    shortened,
     values_of,
     without_copies,
     write_cells,
@@ -55,6 +57,7 @@ _AXES = {  # how the axes of the paper are called in a figure
     "method.meta_scale": "scale $η_M$ of the meta-gradient",
 }
 AGAINST = "elite_svdd"
+log = logging.getLogger("elite_pl")
 _SIDE_BY_SIDE = 60  # lines of the summary up to which a picture of all runs side by side can be read
 
 
@@ -192,6 +195,8 @@ def write_report(options: argparse.Namespace) -> list[str]:
         InputError: If a study or a key is not there.
     """
     every, left_out = read_studies(options.study)
+    for line in shortened(left_out):
+        log.warning(line)
     failures = [failure for place in options.study for failure in read_failures(place)]
     asked = [*(options.rows or "").split(","), options.columns]
     runs = without_copies(every, asked)
@@ -248,6 +253,7 @@ def write_report(options: argparse.Namespace) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits with 2 for bad input."""
+    logging.basicConfig(format="%(message)s")  # warnings, as they are
     try:
         printed = write_report(parser().parse_args(arguments))
     except (InputError, OSError) as error:

@@ -1,36 +1,67 @@
 """From a configuration to the objects of a run: data, detector, trainer."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from elite_pl import seeding
 from elite_pl.algorithm.augmentation import Augmentation
+from elite_pl.annotations import Positive, argument_kinds, at_least, check
 from elite_pl.config import Config, instantiate, plain
 from elite_pl.data import splits
 from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.features import FrozenFeatures
+from elite_pl.data.preprocessing import preprocessing
+from elite_pl.data.rows import Rows
+from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError, LabelError, as_typed, input_errors
 from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.models.networks import Backbone
+from elite_pl.models.pretrained import Features
 from elite_pl.runs.callbacks import History, SameRun
-from elite_pl.runs.identity import digest
+from elite_pl.runs.checkpoints import AtomicCheckpoints
+from elite_pl.runs.identity import by_content, digest
 from elite_pl.runs.spec import RunSpec
 
-# What Lightning leaves to manual optimization, and is done by `Detector`.
-STEP = {"gradient_clip_val": None, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 1}
 REHEARSED = 1000  # epochs at most that a schedule is tried for
+PER_CORE = 8  # processes, or threads, of a CPU; more are a slip of the keyboard
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
+
+
+def use_threads(config: Config) -> None:
+    """Sets the number of PyTorch's threads, if there is one in the configuration.
+
+    Raises:
+        InputError: If this machine is too small for so many.
+    """
+    most = PER_CORE * (os.cpu_count() or 1)
+    if config.threads is not None:
+        if config.threads > most:
+            raise InputError(f"threads={config.threads}: must be at most {most} on this machine, or null")
+        torch.set_num_threads(config.threads)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The trainer's keys that Lightning leaves to manual optimization, done by `Detector`."""
+
+    gradient_clip_val: Positive | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    accumulate_grad_batches: Annotated[int, at_least(1)] = 1
+
+
+STEP = [field.name for field in fields(Step)]
 
 
 def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
@@ -41,6 +72,7 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
         held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
         arrays: Data in memory, in the place of the source.
     """
+    kept = Path(config.output_dir) / "features" if arrays is None else None
     if arrays is None:
         arrays = instantiate("dataset.source", config.dataset.source, Arrays)()
     with data_errors(config, arrays):
@@ -60,6 +92,12 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
                 labeled_from=config.dataset.labeled_from,
                 class_names=arrays.class_names,
             )
+        size, scaling = config.dataset.size, config.dataset.scaling
+        if (features := frozen_features(config, arrays)) is not None:
+            make_detector(config, (features.network.outputs,))  # what it refuses is told before minutes of computing
+            gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+            arrays = features.in_place_of_images(arrays, split, kept, torch.device("cuda" if gpu else "cpu"))
+            size, scaling = None, "standard"
         if held_out is not None:
             split, held = splits.hold_out(split, *held_out)
             arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held], ids_test=None)
@@ -67,12 +105,36 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
             arrays,
             split,
             normal_class=normal_class,
-            size=config.dataset.size,
-            scaling=config.dataset.scaling,
-            batch_size=config.batch_size * step_settings(config)["accumulate_grad_batches"],
+            size=size,
+            scaling=scaling,
+            batch_size=config.batch_size * step_settings(config).accumulate_grad_batches,
             labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
+            features=features,
         )
+
+
+def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
+    """What maps images to the features of a frozen backbone; None for a backbone that is trained.
+
+    Raises:
+        InputError: If the data are not as a network for others needs them, or there is no such network.
+    """
+    if config.backbone.get("_target_") != "elite_pl.models.pretrained_network":
+        return None
+    given = instantiate("backbone", config.backbone, Backbone).arguments
+    if (scaling := config.dataset.scaling) not in ("unit", "standard"):
+        raise InputError(f"dataset.scaling={scaling}: backbone.model={given['model']} scales pixels itself; use unit")
+    if not given["frozen"]:
+        return None
+    if arrays.x_train.ndim != 4:
+        raise InputError(f"backbone.model={given['model']}: needs images; samples are {arrays.x_train.shape[1:]}")
+    first = Rows(arrays.x_train)[:1]
+    images = preprocessing(first, config.dataset.size, "unit")
+    with input_errors("backbone", given):
+        network = Features(given["library"], given["model"], given["image_size"])
+        network.load(given["weights"])
+    return FrozenFeatures(network.float(), images, SampleFormat.of(first, arrays.raw_shape))
 
 
 @contextmanager
@@ -119,8 +181,10 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
             options["augmentation"] = augmentation
         detector = make(**options)
         rehearse(detector, config.epochs)
-    clip, algorithm, detector.micro_batches = step_settings(config).values()
-    detector.clipping = None if clip is None else (clip, algorithm)
+    step = step_settings(config)
+    detector.micro_batches = step.accumulate_grad_batches
+    if step.gradient_clip_val is not None:
+        detector.clipping = step.gradient_clip_val, step.gradient_clip_algorithm
     return detector
 
 
@@ -130,8 +194,7 @@ def rehearse(detector: Detector, epochs: int) -> None:
     Raises:
         InputError: If one does; names its key.
     """
-    with input_errors("method"):
-        detector.configure_optimizers()
+    detector.configure_optimizers()  # of its own parameters
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros_like(weight)
     optimizer = detector.make_optimizer([weight])
@@ -157,21 +220,16 @@ def check_data(config: Config, detector: BaseDetector, data: PollutedData) -> No
         detector.check(data)
 
 
-def step_settings(config: Config) -> dict[str, Any]:
-    """The trainer's settings of an optimizer step, see `STEP`.
+def step_settings(config: Config) -> Step:
+    """The trainer's settings of an optimizer step.
 
     Raises:
         InputError: If one has no such value.
     """
-    step = {key: config.trainer.get(key, default) for key, default in STEP.items()}
-    clip, algorithm, micro_batches = step.values()
-    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-        raise InputError(f"trainer.gradient_clip_val={clip}: must be positive, or null")
-    if algorithm not in ("norm", "value"):
-        raise InputError(f"trainer.gradient_clip_algorithm={algorithm}: must be norm or value")
-    if not isinstance(micro_batches, int) or micro_batches < 1:
-        raise InputError(f"trainer.accumulate_grad_batches={micro_batches}: must be a number of batches, 1 or more")
-    if micro_batches > 1 and config.method.get("labeled_statistics") == "joint":
+    step = Step(**{key: config.trainer[key] for key in STEP if key in config.trainer})
+    with input_errors("trainer", STEP):
+        check(vars(step), argument_kinds(Step))
+    if step.accumulate_grad_batches > 1 and config.method.get("labeled_statistics") == "joint":
         raise InputError("trainer.accumulate_grad_batches: method.labeled_statistics=joint takes both batches at once")
     return step
 
@@ -179,6 +237,7 @@ def step_settings(config: Config) -> dict[str, Any]:
 def pretrained_file(config: Config, data: PollutedData) -> Path:
     """Where the pre-trained weights lie that all methods on one split and network share."""
     resolved = plain(config)
+    by_content(resolved["backbone"], "weights")
     identity = {
         "backbone": resolved["backbone"],
         "augmentation": resolved["augmentation"],
@@ -208,14 +267,18 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         logging.getLogger(library).setLevel(logging.WARNING)  # its import sets it
     settings = spec.plain["trainer"]
     for key in ("max_epochs", "check_val_every_n_epoch"):
-        if not (isinstance(settings[key], int) and settings[key] >= 1):
-            raise InputError(f"trainer.{key}={settings[key]}: must be a whole number of epochs, at least 1")
+        if not (isinstance(value := settings.get(key), int) and value >= 1):
+            raise InputError(f"trainer.{key}={value}: must be a whole number of epochs, at least 1")
     if settings.get("sync_batchnorm"):
         raise InputError("trainer.sync_batchnorm=true: has no forward-mode rule; use false, statistics per process")
     if settings.get("precision") is not None and str(settings["precision"]) not in PRECISIONS:
         raise InputError(f"trainer.precision={settings['precision']}: must be 32, 64 or bf16-mixed")
-    if settings.get("limit_train_batches") in (0, 0.0):
-        raise InputError("trainer.limit_train_batches=0: trains nothing; must be above 0")
+    for key in ("limit_train_batches", "max_steps"):
+        if settings.get(key) == 0:
+            raise InputError(f"trainer.{key}=0: trains nothing; must be above 0")
+    for key in ("logger", "callbacks"):
+        if key in settings:
+            raise InputError(f"trainer.{key}: is a group of its own; set {key} in its place")
     nodes = spec.plain["callbacks"] or {}
     callbacks = [
         SameRun(spec.directory),
@@ -224,6 +287,7 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         # After every epoch, whether or not the test part is scored in it.
         ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
-    with input_errors("trainer", kinds=(MisconfigurationException,)):
-        make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
-        return make(logger=False, callbacks=callbacks)
+    make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
+    plugins = [*(make.arguments.pop("plugins", None) or []), AtomicCheckpoints()]
+    with input_errors("trainer", kinds=(Exception,)):  # also of a package that an accelerator or a strategy lacks
+        return make(logger=False, callbacks=callbacks, plugins=plugins)

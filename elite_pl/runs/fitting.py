@@ -17,7 +17,7 @@ from elite_pl import cli
 from elite_pl.config import compose
 from elite_pl.data.arrays import Arrays, make_arrays, to_array, to_labels, to_samples
 from elite_pl.errors import InputError, LabelError
-from elite_pl.runs.build import make_data, make_detector, make_trainer
+from elite_pl.runs.build import make_data, make_detector, make_trainer, use_threads
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.launch import takes_processes
 from elite_pl.runs.run import fit as train
@@ -110,8 +110,7 @@ def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
     if takes_processes(spec):
         raise InputError("trainer=ddp: elite_pl.fit trains in this process; several take the command")
     config = spec.config
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config)
     history = History(spec.directory / "history.csv")
     trainer = make_trainer(spec, history)
     with trainer.precision_plugin.tensor_init_context():
@@ -121,7 +120,7 @@ def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
             detector.check(data)
         except LabelError as error:
             raise InputError(f"y: {error}; 1 is a normal sample, -1 an anomaly") from error
-        train(detector, data, trainer, history, spec.directory / "last.ckpt")
+        train(detector, data, trainer, history)
         detector.to("cpu")
         data.place(torch.device("cpu"))
         labeled, unlabeled = (detector.score_samples(part) for part in (data.labeled, data.unlabeled))

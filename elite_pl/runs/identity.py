@@ -69,8 +69,8 @@ def digest(obj: object) -> str:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The identity of a run: what its numbers depend on, and nothing else.
 
-    Files and folders of one's own (`PATHS`, or a copy of CIFAR-10) count by their content, so another file at the same
-    place is another run and a moved file is the same one.
+    Files and folders of one's own (`PATHS`, `backbone.weights`, or a copy of CIFAR-10) count by their content, so
+    another file at the same place is another run and a moved file is the same one.
 
     Args:
         config: The resolved config as plain dictionaries, lists and scalars.
@@ -91,6 +91,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     if "root" in source and (taken := copy_of(source.get("name", ""), source["root"])):
         dataset["copy"] = _content(taken)
     backbone = known.get("backbone")
+    by_content(backbone, "weights")
     if isinstance(backbone, dict) and backbone.get("_target_") == OLD["elite_pl.models.mlp"] and "norm" in backbone:
         norm = backbone.pop("norm")  # what was `batch_norm`, true or false
         backbone |= {"norm": norm} if norm == "layer" else {"batch_norm": norm == "batch"}
@@ -106,6 +107,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
         if isinstance(node.get(name), str):
             node[name] = aliases.get(node[name], node[name])
     return digest(known)
+
+
+def by_content(node: Any, key: str) -> None:
+    """Puts the content of a file in the place of its path, if a node has such a key and there is such a file."""
+    path = node.get(key) if isinstance(node, dict) else None
+    if isinstance(path, str) and path and Path(path).expanduser().is_file():
+        node[key] = _content(Path(path).expanduser())
 
 
 def _holder(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

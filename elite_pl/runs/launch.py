@@ -16,13 +16,13 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import multiprocessing
 
 from elite_pl.cli import INTERRUPTED
-from elite_pl.errors import InputError, TrainingError, one_line
+from elite_pl.errors import InputError, TrainingError, foreseen, one_line
+from elite_pl.runs.build import PER_CORE
 from elite_pl.runs.results import finished
 from elite_pl.runs.run import run
 from elite_pl.runs.spec import RunSpec
 
 PATIENCE = 5  # seconds that the processes of a run get to end by themselves when one of them has failed
-PROCESSES_PER_CORE = 8  # of a CPU; more are a slip of the keyboard
 trained = False  # whether this process has, and may hold threads that a fork would not get
 
 
@@ -96,10 +96,12 @@ def takes_processes(spec: RunSpec) -> bool:
         InputError: If it has several devices, and no strategy that knows what to do with them.
     """
     trainer = spec.plain["trainer"]
-    strategy = trainer.get("strategy")
+    strategy, nodes = trainer.get("strategy"), trainer.get("num_nodes", 1)
+    if not isinstance(nodes, int) or nodes < 1:
+        raise InputError(f"trainer.num_nodes={nodes}: must be a number of machines, at least 1")
     if isinstance(strategy, dict) and strategy.get("_target_") == "elite_pl.runs.Ddp":
         return True
-    if (devices := local_devices(spec)) * trainer.get("num_nodes", 1) > 1:
+    if (devices := local_devices(spec)) * nodes > 1:
         raise InputError(f"trainer.devices={devices}: several processes need trainer=ddp, and no strategy")
     return False
 
@@ -111,7 +113,7 @@ def local_devices(spec: RunSpec) -> int:
         InputError: If there are not so many, or it cannot be said.
     """
     trainer = spec.plain["trainer"]
-    kind, asked = trainer["accelerator"], trainer["devices"]
+    kind, asked = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
     if kind in ("auto", "gpu") and CUDAAccelerator.is_available():
         kind = "cuda"
     accelerator: type[CUDAAccelerator] | type[CPUAccelerator] = CUDAAccelerator if kind == "cuda" else CPUAccelerator
@@ -122,7 +124,7 @@ def local_devices(spec: RunSpec) -> int:
     except (TypeError, MisconfigurationException) as error:
         raise InputError(f"trainer.devices={asked}: {one_line(error)}") from error
     count = parsed if isinstance(parsed, int) else len(parsed or [])
-    most = accelerator.auto_device_count() if kind == "cuda" else PROCESSES_PER_CORE * (os.cpu_count() or 1)
+    most = accelerator.auto_device_count() if kind == "cuda" else PER_CORE * (os.cpu_count() or 1)
     if not 1 <= count <= most:
         raise InputError(f"trainer.devices={asked}: must be from 1 to {most} on this machine")
     return count
@@ -153,12 +155,11 @@ def _process(local_rank: int, spec: RunSpec, address: dict[str, str], threads: i
         torch.set_num_threads(threads)
     try:
         run(spec)
-    except (InputError, TrainingError) as error:
-        errors.put(error)
-        sys.exit(1)
     except Exception as error:
-        told = RuntimeError(f"process {local_rank}: {type(error).__name__}: {error}")
-        told.add_note(traceback.format_exc()[-20000:])
+        told = error
+        if not foreseen(error):
+            told = RuntimeError(f"process {local_rank}: {type(error).__name__}: {error}")
+            told.add_note(traceback.format_exc()[-20000:])
         errors.put(told)
         sys.exit(1)
 
@@ -166,7 +167,7 @@ def _process(local_rank: int, spec: RunSpec, address: dict[str, str], threads: i
 def _cause(codes: list[int | None], errors: Any) -> Exception:
     """What went wrong first: then the other processes fail, too, because they have lost one."""
     first = None if errors.empty() else errors.get()
-    if isinstance(first, InputError | TrainingError) and not isinstance(first, InterruptionError):
+    if first is not None and foreseen(first) and not isinstance(first, InterruptionError):
         return first
     for number, code in enumerate(codes):
         if code is not None and code < 0:

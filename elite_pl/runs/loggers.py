@@ -113,7 +113,7 @@ def make_logger(spec: RunSpec) -> Logger | None:
         spec: The run.
 
     Raises:
-        InputError: If the package of a logger is missing, or the logger refuses its arguments.
+        InputError: If the package of a logger is missing, or it refuses its arguments or what its environment says.
     """
     node = spec.plain["logger"]
     if not node or node.get("_target_") is None:
@@ -122,11 +122,25 @@ def make_logger(spec: RunSpec) -> Logger | None:
     accepted = signature(make.target).parameters
     at_run_time = {"save_dir": spec.directory, "spec": spec}
     try:
-        return make(**{key: value for key, value in at_run_time.items() if key in accepted})
+        logger: Any = make(**{key: value for key, value in at_run_time.items() if key in accepted})
+        _ = logger.experiment  # where many of them look at their arguments, or for their server
     except ModuleNotFoundError as error:
         name = node["_target_"].rpartition(".")[2]
         extra = "; install elite_pl[tensorboard]" if name == "TensorBoardLogger" else ""
         raise InputError(f"logger: {name} is not installed{extra or f' ({one_line(error)})'}") from None
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # whatever a tracker has against a name or an address
+        raise InputError(f"logger: {_objection(error)}") from error
+    return logger
+
+
+def _objection(error: Exception) -> str:
+    """The message of a tracker, of W&B's settings (pydantic's) the first that is refused and why."""
+    if isinstance(error, ValueError) and (refused := getattr(error, "errors", None)):
+        first = refused()[0]
+        return f"W&B's setting {'.'.join(map(str, first['loc']))}={first['input']}: {first['msg']}"
+    return one_line(error)
 
 
 def wandb_run(logger: object) -> Any | None:
@@ -151,6 +165,8 @@ def wandb_logger(spec: RunSpec, *, project: str, entity: str | None, mode: str |
     Returns:
         Lightning's logger; its `experiment` is the W&B run. On other ranks than 0 it logs nothing.
     """
+    if not project:
+        raise InputError("logger.project=: must be a name")
     directory, config = spec.directory, spec.plain
     note = directory / "wandb" / "run_id"
     run_id = note.read_text() if note.exists() and (directory / "last.ckpt").exists() else None
@@ -186,7 +202,7 @@ def wandb_logger(spec: RunSpec, *, project: str, entity: str | None, mode: str |
     }
     try:
         run = wandb.init(**arguments)
-    except WandbError as error:  # a refused key, a server in trouble
+    except WandbError as error:  # a refused key, a server in trouble; or a name, which is refused offline, too
         if resolved != "online":
             raise
         log.warning("W&B is offline: %s", str(error).splitlines()[0])

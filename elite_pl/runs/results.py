@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from elite_pl.errors import InputError
+from elite_pl.errors import InputError, full_disk
 from elite_pl.files import atomic_write, csv_text, parse_json, read_text, write_json
 
 if TYPE_CHECKING:
@@ -75,15 +75,17 @@ def check_writable(directory: str | os.PathLike[str]) -> None:
 
     Raises:
         InputError: If it cannot.
+        OSError: If the disk is full.
     """
     place = Path(directory).absolute()
     while not os.path.lexists(place):
         place = place.parent
     try:
-        # The permission bits do not tell (root, read-only and network file systems): try it.
-        with tempfile.TemporaryDirectory(dir=place, prefix=".elite_pl-"):
-            pass
+        # The permission bits do not tell (root, read-only and network file systems): try it, by a file without a name.
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
+        if full_disk(error):
+            raise OSError(error.errno, error.strerror, str(directory)) from None
         reason = "is not a directory" if not place.is_dir() else f"cannot be written to ({error.strerror})"
         raise InputError(f"output_dir={directory}: {place} {reason}; name a directory that you may write to") from None
 

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs import loggers, plots
-from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file
+from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
 from elite_pl.runs.callbacks import History
+from elite_pl.runs.checkpoints import checkpoint
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
@@ -52,8 +55,7 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
         TrainingError: If training goes wrong.
     """
     config = spec.config
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config)
     history = History(spec.directory / "history.csv")
     trainer = make_trainer(spec, history)
     with trainer.precision_plugin.tensor_init_context():
@@ -62,59 +64,80 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
         check_data(config, detector, data)
         if not isinstance(detector, Detector) and trainer.world_size > 1:
             raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} has no gradient; use 1")
-        if trainer.is_global_zero:
-            return fitted(spec, detector, data, trainer, history)
-        logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
-        fit(detector, data, trainer, history, spec.directory / "last.ckpt")
-        return None
+        going_on = checkpoint(spec.directory / "last.ckpt", detector, data, trainer)
+        if not trainer.is_global_zero:
+            logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
+            fit(detector, data, trainer, history, going_on)
+            return None
+        with run_directory(spec, detector, data, trainer) as facts:
+            fit(detector, data, trainer, history, going_on)
+            facts["train/seconds"] = history.seconds
+            results = write_results(spec, detector, data, trainer.logger, facts)
+            write_metrics(spec.directory, spec.hash, results)
+            return results
 
 
-def fitted(
-    spec: RunSpec, detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History
-) -> dict[str, Any]:
-    """Fits, and fills the run directory; arguments and returned value as of `run` and `fit`."""
+@contextmanager
+def run_directory(
+    spec: RunSpec, detector: BaseDetector, data: PollutedData, trainer: pl.Trainer
+) -> Iterator[dict[str, Any]]:
+    """Inside, a run has its directory and its logger; the directory goes again if the input turns out to be bad.
+
+    Args:
+        spec: The run.
+        detector: The detector, which is not trained yet.
+        data: What it will learn from.
+        trainer: Gets the logger.
+
+    Yields:
+        What is known of the run, for `metrics.json`.
+    """
     directory = spec.directory
     device = trainer.strategy.root_device if isinstance(detector, Detector) else torch.device("cpu")
-    facts = describe(spec, data, detector, device) | {"processes": trainer.world_size}
+    facts = describe(spec, data, detector, device)
+    facts |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
     fresh = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    logger, exit_code = None, 1
+    exit_code = 1
     try:
         with atomic_write(directory / "config.yaml") as temporary:
             OmegaConf.save(spec.plain, temporary)
         data.split.save(directory / "splits.npz", ids_train=data.arrays.ids_train, ids_test=data.arrays.ids_test)
-        trainer.logger = logger = loggers.make_logger(spec)
+        trainer.logger = loggers.make_logger(spec)
         for line in overview(data, facts):
             log.info(line)
-        fit(detector, data, trainer, history, directory / "last.ckpt")
-        facts["train/seconds"] = history.seconds
-        results = write_results(spec, detector, data, logger, facts)
-        write_metrics(directory, spec.hash, results)
+        yield facts
         exit_code = 0
     except InputError:
         if fresh:
             discard(directory)
         raise
     finally:
-        if (wandb_run := loggers.wandb_run(logger)) is not None:
+        if (wandb_run := loggers.wandb_run(trainer.logger)) is not None:
             loggers.close(wandb_run, exit_code)
-    return results
 
 
-def fit(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, last: Path) -> None:
-    """Fits a detector: by Lightning, from the last checkpoint if there is one, or all at once.
+def fit(
+    detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, going_on: Path | None = None
+) -> None:
+    """Fits a detector: by Lightning, from a checkpoint if there is one, or all at once.
 
     Args:
         detector: The detector.
         data: What it learns from.
         trainer: Trains it by gradient; a method that has none only logs to its logger.
         history: Gets a row an epoch; one in all from a method without a gradient.
-        last: The checkpoint of a run that was interrupted.
+        going_on: The checkpoint of a run that was interrupted.
+
+    Raises:
+        InputError: If the trainer's settings let it end before its first epoch does.
     """
     if isinstance(detector, Detector):
-        trainer.fit(detector, datamodule=data, ckpt_path=checkpoint(last), weights_only=True)
+        trainer.fit(detector, datamodule=data, ckpt_path=going_on, weights_only=True)
         trainer.strategy.barrier()
         distributed.leave_group()
+        if not history.rows:
+            raise InputError("trainer: ends before its first epoch does; give max_steps or max_time more room")
         return
     assert isinstance(detector, ShallowDetector)
     start = time.monotonic()
@@ -128,18 +151,6 @@ def fit(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history
     history.add({"epoch": 1, "step": 1, **row})
 
 
-def checkpoint(path: Path) -> Path | None:
-    """The checkpoint to go on from, None if there is none or what is there cannot be read."""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception:  # whatever the unpacking of half a file stumbles over
-        log.warning("%s is damaged: training starts anew", path)
-        return None
-    return path
-
-
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:
     """What is known before training: coordinates, counts and environment, for `metrics.json`."""
     config, hidden = spec.config, data.anomalous("unlabeled")
@@ -148,7 +159,7 @@ def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: 
     return {
         "dataset": data.arrays.name,
         "method": detector.name,
-        "backbone": detector.backbone_name,
+        "backbone": data.features.network.identity["model"] if data.features else detector.backbone_name,
         "normal_class": "as labeled" if known else data.class_name(data.normal_class),
         **coordinates,
         "seed": config.seed,

@@ -48,8 +48,16 @@ class Outcome:
 
 
 def first_process() -> bool:
-    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device."""
-    return not any(int(os.environ.get(key, 0)) for key in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device.
+
+    Raises:
+        InputError: If the environment numbers the processes otherwise than they do.
+    """
+    ranks = {key: os.environ.get(key, "0") for key in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")}
+    for key, rank in ranks.items():
+        if not rank.isdecimal():
+            raise InputError(f"{key}={rank}: must be the number of a process, as torchrun and SLURM set it; unset it")
+    return not any(map(int, ranks.values()))
 
 
 @contextmanager
@@ -93,16 +101,16 @@ def claim(directory: Path) -> Iterator[bool]:
 def known(spec: RunSpec, elsewhere: Mapping[str, Finished]) -> Outcome | None:
     """The outcome of a cell that need not be run: it is finished here, or elsewhere and then adopted.
 
+    One that is finished here, but on other data than there are now, is refused.
+
     Args:
         spec: The run.
         elsewhere: See `finished_elsewhere`.
-
-    Raises:
-        InputError: If it is finished here, but on other data than there are now: they must not get into one study.
     """
     if (metrics := finished(spec.directory, spec.hash)) is not None:
         if differ := of_other_data(spec, metrics):
-            raise InputError(f"{spec.directory}: {differ}; give another study, or remove this run")
+            error = f"{spec.directory}: {differ}; give another study, or remove this run"
+            return Outcome("refused", str(spec.directory), error=error)
         return Outcome("before", str(spec.directory), metrics)
     if (run := elsewhere.get(spec.hash)) is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -187,7 +188,7 @@ def _read_cells(path: Path) -> tuple[list[Run], list[str]]:
 
 
 def read_studies(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """The finished runs of studies that have a test ROC AUC, with their configurations; warns of what is left out.
+    """The finished runs of studies that have a test ROC AUC, with their configurations.
 
     Returns:
         The runs, and a line on each one that cannot be read; see `find_runs`.
@@ -210,16 +211,13 @@ def read_studies(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
             nothing = f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})"
             raise InputError(faults[0] if faults else nothing)
         left_out += faults
-    tell(left_out)
     return runs, left_out
 
 
-def tell(left_out: Sequence[str], words: str = "left out") -> None:
-    """Warns of what is left out, at most `SHOWN` lines of it."""
-    for line in left_out[:SHOWN]:
-        log.warning("%s: %s", words, line)
-    if (more := len(left_out) - SHOWN) > 0:
-        log.warning("%s: %d more", words, more)
+def shortened(left_out: Sequence[str], words: str = "left out") -> list[str]:
+    """Warnings of what is left out: at most `SHOWN` lines, and how many more there are."""
+    more = len(left_out) - SHOWN
+    return [f"{words}: {line}" for line in left_out[:SHOWN]] + [f"{words}: {more} more"] * (more > 0)
 
 
 def write_cells(path: Path, runs: Iterable[Run]) -> None:
@@ -347,14 +345,16 @@ def data_frame(*studies: str | Path, keep_copies: bool = False) -> pandas.DataFr
         settings in which the runs differ, by their config keys; last `directory`.
 
     Raises:
-        InputError: If a study cannot be read, or pandas is not installed.
+        InputError: If a study cannot be read, or pandas is not installed; a single run that cannot is warned of.
     """
     try:
         import pandas
     except ModuleNotFoundError:
         raise InputError("pandas is not installed; pip install pandas, or elite_pl with the extra `pandas`") from None
 
-    every, _ = read_studies(map(Path, studies))
+    every, left_out = read_studies(map(Path, studies))
+    if left_out:
+        warnings.warn("\n".join(shortened(left_out)), stacklevel=2)
     runs = without_copies(every, ORIGIN if keep_copies else ())
     settings = [run.settings for run in runs]
     keys = [key for key in sorted({key for setting in settings for key in setting}) if key not in runs[0].metrics]

@@ -16,7 +16,7 @@ from elite_pl.errors import InputError, one_line
 from elite_pl.files import atomic_write, discard
 from elite_pl.runs.results import forget_failure, write_metrics
 from elite_pl.runs.spec import RunSpec
-from elite_pl.studies.read import find_runs, tell
+from elite_pl.studies.read import find_runs, shortened
 
 log = logging.getLogger("elite_pl")
 OWN = ("metrics.json", "config.yaml", "failed.json", "last.ckpt")  # files of a run that are not copied
@@ -49,7 +49,8 @@ def finished_elsewhere(places: Sequence[str]) -> dict[str, Finished]:
                 runs, left_out = find_runs(path)
             except InputError as error:
                 raise InputError(f"reuse={error}") from None
-            tell(left_out, "not reused")
+            for line in shortened(left_out, "not reused"):
+                log.warning(line)
             for run in runs:
                 if isinstance(hash := run.metrics.get("config_hash"), str):
                     found.setdefault(hash, Finished(run.metrics, run.directory))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import logging
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config
-from elite_pl.cli import one_line
+from elite_pl.cli import exit_code, one_line
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
 from elite_pl.progress import Estimate, duration
@@ -147,12 +148,13 @@ class Sweep(Sweeper):
         cfg = self.compose(overrides)
         try:
             spec = RunSpec.of(cast(config.Config, cfg))
-        except (InputError, OmegaConfBaseException) as error:
+            cell.directory, cell.hash = spec.directory, spec.hash
+            cell.row = config_hash(spec.plain | {"normal_class": None, "seed": None})
+            cell.outcome = known(spec, elsewhere)
+        except Exception as error:
+            if exit_code(error) != 2:
+                raise
             cell.outcome = Outcome("refused", error=one_line(error))
-            return cell
-        cell.directory, cell.hash = spec.directory, spec.hash
-        cell.row = config_hash(spec.plain | {"normal_class": None, "seed": None})
-        cell.outcome = known(spec, elsewhere)
         return cell
 
     def compose(self, overrides: list[str]) -> DictConfig:
@@ -323,7 +325,8 @@ def in_sweep() -> bool:
 
 def print_result(outcome: Outcome) -> None:
     """Prints the ROC AUC, if there is one, and the run directory."""
-    if AUROC in outcome.metrics:
-        print(f"ROC AUC {outcome.metrics[AUROC]:.4f}")
-    if outcome.directory:  # of several processes that make one run, the first has it
-        print(outcome.directory, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # `| head` reads no more; what is asked for is done all the same
+        if AUROC in outcome.metrics:
+            print(f"ROC AUC {outcome.metrics[AUROC]:.4f}")
+        if outcome.directory:  # of several processes that make one run, the first has it
+            print(outcome.directory, flush=True)

