@@ -49,7 +49,8 @@ def existing(path: str, right: str, folder: bool = False) -> Path:
 
 def some(names: Sequence[str], limit: int = 5) -> str:
     """A few of many names, for a message."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    shown = [name if len(name) <= 80 else f"{name[:79]}…" for name in names[:limit]]
+    return ", ".join(shown) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def known(what: str, words: Iterable[str | None]) -> np.ndarray:
