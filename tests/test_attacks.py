@@ -3,6 +3,7 @@
 What was found by attack, kept as cases; `test_bad_input.py` has the values of single keys.
 """
 
+import contextlib
 import csv
 import errno
 import html
@@ -11,17 +12,23 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
+from test_bad_input import refused
 
 from elite_pl.report import __main__ as report
 from elite_pl.runs import launch
+from elite_pl.runs import run as run_module
+from elite_pl.runs.results import check_writable
 from elite_pl.studies import data_at_hand, read
 from elite_pl.studies.cells import Outcome
 from elite_pl.studies.sweeper import Sweep
@@ -30,8 +37,281 @@ TINY = ("method=deep_svdd", "epochs=1", "method.pretrain_epochs=0", "threads=1")
 
 # ----------------------------------------------------------------------------------------------------- what is typed
 
+TYPED = {
+    "~dataset": "dataset: has no value",
+    "~backbone": "backbone: has no value",
+    "~method": "method: has no value",
+    "~trainer": "trainer: has no value; give trainer=NAME",
+    "~logger": "logger: has no value",
+    "~callbacks": "callbacks: has no value",
+    "method=true": "method=true: a group takes the name of one of its options",
+    "dataset=mnist dataset.root=null": "dataset.source.root=null",
+    "n_train=1000000000000000000000": "n_train=1000000000000000000000: must be from 2",
+    "threads=100000000": "threads=100000000: must be at most",
+    "study=1e5": "study=1e5: is read as a number, or as true or false; 'study=\"1e5\"' is a word",
+    "study=true": "'study=\"true\"' is a word",
+    "-m study=a,1e5": "is read as a number",
+    "output_dir=": "output_dir=: must be the path of a folder",
+    "output_dir=true": "output_dir=True: must be the path of a folder",
+    "trainer.max_steps=0": "trainer.max_steps=0: trains nothing",
+    "trainer.max_time=abc": "trainer: `Timer(duration='abc')`",
+    "trainer.limit_val_batches=abc": "trainer.limit_val_batches=abc",
+    "trainer.accelerator=tpu": "trainer: Requirement 'torch_xla",
+    "trainer.devices=1000": "trainer.devices=1000: must be from 1 to",
+    "trainer.devices=0": "trainer.devices=0",
+    "trainer.devices=[]": "trainer.devices=[]",
+    "trainer.devices=abc": "trainer.devices=abc",
+    "+trainer.num_nodes=abc": "trainer.num_nodes=abc: must be a number of machines",
+    "+trainer.strategy=abc": "trainer: You selected an invalid strategy name",
+    "+trainer.callbacks=[]": "trainer.callbacks: is a group of its own",
+    "+callbacks.own={_target_: pytorch_lightning.callbacks.ModelCheckpoint}": "trainer: Found more than one stateful",
+    "-m seed=range(0)": "a sweep over no values",
+    "-m hydra.sweeper.max_batch_size=-1": "hydra.sweeper.max_batch_size=-1: must be at least 1",
+    "-m hydra.sweeper._target_=abc": "Invalid plugin 'abc'",
+    "hydra.searchpath=[file:///nowhere]": "path=/nowhere is not available",
+    "hydra.job.env_copy=[NOWHERE]": "KeyError: 'NOWHERE'",
+    "epochs=1 --config-dir nowhere seed=1": "nowhere' not found",
+    "--config-dir": "expected one argument; --help",
+    "epochs=1 -c": "expected one argument; --help",
+    "epochs=1 --bogus seed=1": "unrecognized arguments: --bogus",
+    "--resolve": "can only be used in conjunction with --cfg",
+    "-m --cfg job": "Only one of --run, --multirun, --cfg",
+    "--experimental-rerun config.pickle": "a pickle, which can run code",
+}
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_what_is_typed(command, typed):
+    arguments = [typed] if "{" in typed else typed.split()
+    refused(command(*arguments), TYPED[typed])
+
+
+def test_options_stand_anywhere(command, untrained):
+    asked = untrained()
+    assert command("seed=1", "-m", "study=a", "epochs=1").code == 0 and "a" in asked[0][0].parts
+    outcome = command("seed=1", "--cfg", "job", "study=5")
+    assert outcome.code == 0 and "seed: 1\n" in outcome.out and "study: 5\n" in outcome.out
+
+
+ENVIRONMENTS = {
+    ("RANK", "abc"): "RANK=abc: must be the number of a process",
+    ("WANDB_MODE", "abc"): "WANDB_MODE=abc: no such mode",
+    ("WANDB_BASE_URL", "abc"): "logger: W&B's setting base_url=abc",
+    ("WANDB_TAGS", "x" * 99): "logger: W&B's setting run_tags",
+}
+LOGGERS = {
+    "logger.project=a/b": "logger: Invalid project name 'a/b'",
+    f"logger.project={'a' * 300}": "logger: Invalid project name",
+    "logger.project=": "logger.project=: must be a name",
+}
+
+
+@pytest.mark.parametrize("variable", ENVIRONMENTS, ids=lambda variable: variable[0])
+def test_what_the_environment_says(command, offline, monkeypatch, variable):
+    monkeypatch.setenv(*variable)
+    refused(command("logger=wandb", *TINY), ENVIRONMENTS[variable])
+
+
+@pytest.mark.parametrize("typed", LOGGERS, ids=lambda typed: typed[:20])
+def test_a_name_that_the_tracker_refuses(command, offline, typed):
+    refused(command("logger=wandb", typed, *TINY), LOGGERS[typed])
+
+
+def test_an_argument_that_the_tracker_refuses(command):
+    refused(command("logger=tensorboard", "+logger.foo=3", *TINY), "logger: ", "foo")
+
+
+def test_training_that_ends_before_it_begins(command):
+    outcome = command("trainer.max_time=00:00:00:00", *TINY)
+    assert outcome.code == 2 and "Traceback" not in outcome.err and not Path("outputs").exists()
+    assert outcome.err.splitlines()[-1].startswith("error: trainer: ends before its first epoch does")
+
+
+def test_a_working_directory_that_has_been_removed(command):
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path("../gone").rmdir()
+    assert command().err == "error: the working directory has been removed; go to one that is there\n"
+
+
+def test_a_reader_that_has_gone(command, untrained, monkeypatch):
+    asked = untrained()
+    ends = []
+    for typed, code, runs in ((["-m", "seed=0,1"], 0, 2), (["--help"], 128 + signal.SIGPIPE, 0)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ends.append(os.fdopen(writer, "w"))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", ends[-1])
+            outcome = command(*typed)
+        assert outcome.code == code and "rror" not in outcome.err and len(asked) == runs
+        asked.clear()
+        with contextlib.suppress(BrokenPipeError):
+            ends[-1].close()
+
 
 # ------------------------------------------------------------------------------------------- files that a run goes on
+
+
+def without(*keys):
+    """A checkpoint less one of its parts."""
+
+    def change(state, name):
+        node = state
+        for key in keys[:-1]:
+            node = node[key]
+        del node[keys[-1]]
+        return state
+
+    return change
+
+
+def cut(state, name):
+    return state | {"state_dict": {key: tensor[..., :1] for key, tensor in state["state_dict"].items()}}
+
+
+def forgetful(state, name):
+    (optimizer,) = state["optimizer_states"]
+    return state | {"optimizer_states": [optimizer | {"state": {}}]}
+
+
+def of_another_run(state, name):
+    (keeper,) = (value for value in state["callbacks"].values() if "dirpath" in value)
+    keeper["dirpath"] += "0"
+    return state
+
+
+CHECKPOINTS = {
+    "nothing": lambda state, name: {},
+    "a list": lambda state, name: [1],
+    "another run": of_another_run,
+    "other data": lambda state, name: state | {"PollutedData": {"fingerprint": "0"}},
+    "other shapes": cut,
+    "no optimizer": without("optimizer_states"),
+    "no state of the optimizer": forgetful,
+    "no curves": without("callbacks", "History"),
+    "no progress": without("loops", "fit_loop", "epoch_progress"),
+    "no version": without("pytorch-lightning_version"),
+}
+
+
+def test_a_checkpoint_that_does_not_fit(command, monkeypatch):
+    directory = command(*TINY).directory
+    last, metrics = directory / "last.ckpt", directory / "metrics.json"
+    good, written = last.read_bytes(), json.loads(metrics.read_text())
+    results = {path.name: path.read_bytes() for path in directory.glob("*.csv")}
+    assert written["threads"] == 1
+    metrics.unlink()
+
+    started = []
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "fitted", lambda *arguments: started.append(arguments[-1]) or {"test/auroc": 0.5})
+        assert command(*TINY).err == "" and started == [last]
+        bad = []
+        for what, change in CHECKPOINTS.items():
+            last.write_bytes(good)
+            torch.save(change(torch.load(last, weights_only=True), directory.name), last)
+            bad.append(last.read_bytes())
+            outcome = command(*TINY)
+            aside = "last.ckpt.unusable" + f"-{len(bad)}" * (len(bad) > 1)
+            assert outcome.code == 0 and started.pop() is None, what
+            assert outcome.err.count("\n") == 1 and f"{last} " in outcome.err, what
+            assert f"kept as {aside}, training starts anew" in outcome.err, what
+            assert (directory / aside).read_bytes() == bad[-1] and not last.exists()
+        os.mkfifo(last)
+        assert "is not a file: kept as" in command(*TINY).err
+    last.mkdir()
+    outcome = command(*TINY)
+    assert outcome.code == 0 and "is not a file: kept as" in outcome.err
+    assert {path.name: path.read_bytes() for path in directory.glob("*.csv")} == results
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "history.csv", "metrics.json"])
+def test_a_directory_where_a_file_belongs(command, name):
+    directory = command(*TINY).directory
+    results = {path.name: path.read_bytes() for path in directory.glob("*.csv")}
+    for file in ("last.ckpt", "metrics.json", name):
+        (directory / file).unlink(missing_ok=True)
+    (directory / name).mkdir()
+    outcome = command(*TINY)
+    assert outcome.code == 1 and outcome.err.splitlines()[-1] == f"error: {directory / name}: Is a directory"
+    assert "Traceback" not in outcome.err and not list(directory.glob(".*"))
+    assert json.loads((directory / "failed.json").read_text())["error"] == f"{directory / name}: Is a directory"
+    (directory / name).rmdir()
+    assert command(*TINY).code == 0 and not (directory / "failed.json").exists()
+    assert {path.name: path.read_bytes() for path in directory.glob("*.csv")} == results
+
+
+def test_a_directory_in_the_place_of_the_lock(command):
+    directory = command(*TINY).directory
+    (directory / "metrics.json").unlink()
+    lock = directory.with_name(f".{directory.name}.lock")
+    lock.mkdir()
+    for sweep in ((), ("-m",)):
+        outcome = command(*sweep, *TINY)
+        assert outcome.code == 2 and f"{lock}: Is a directory" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_pipe_in_the_place_of_a_file(command):
+    os.mkfifo("pipe")
+    for dataset in ("npz", "npy", "csv"):
+        refused(command(f"dataset={dataset}", "dataset.path=pipe", *TINY), "dataset.path=pipe")
+    refused(command("reuse=[pipe]", *TINY), "reuse=pipe")
+
+
+def test_what_cannot_be_written_is_tried_without_a_trace(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "mkdir", None)
+    check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own; gives its folder, and what makes it large."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options: str) -> int:
+        return subprocess.run(["mount", *options], capture_output=True).returncode
+
+    if not shutil.which("mount") or mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)):
+        pytest.skip("nothing may be mounted here")
+    yield place, lambda: mount("-o", "remount,size=64m", str(place))
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk(command, small_disk):
+    place, enlarge = small_disk
+    expected = (command(*TINY).directory / "scores.csv").read_bytes()
+    outcome = command(f"output_dir={place}", *TINY)
+    error = outcome.err.splitlines()[-1]
+    assert outcome.code == 1 and "Traceback" not in outcome.err
+    assert re.fullmatch(
+        rf"error: {place}/\S+: the disk {place} is full; make room, and the same command goes on", error
+    )
+    sweep = command("-m", "seed=0,1", f"output_dir={place}", *TINY)
+    assert sweep.code == 1 and "Traceback" not in sweep.err
+    enlarge()
+    outcome = command(f"output_dir={place}", *TINY)
+    assert outcome.code == 0 and (outcome.directory / "scores.csv").read_bytes() == expected
+    assert not list(place.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "detector.pt"])
+def test_a_file_that_cannot_be_written_to_its_end(command, name):
+    size = (command(*TINY, "study=whole").directory / name).stat().st_size
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, allowed[1]))  # PyTorch's writer keeps the reason to itself
+    try:
+        outcome = command(*TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert outcome.code == 1 and "Traceback" not in outcome.err
+    assert re.search(rf"^error: outputs/runs/.*/{name}: File too large$", outcome.err, re.MULTILINE)
+    assert not list(Path("outputs").rglob(".*"))
+    outcome = command(*TINY)
+    assert outcome.code == 0 and (outcome.directory / "failed.json").exists() is False
 
 
 # -------------------------------------------------------------------------------------------- what counts as finished

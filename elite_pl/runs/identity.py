@@ -84,11 +84,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
     folders = ("path",) if source.get("_target_") == "elite_pl.data.image_folder" else ()
     for holder in (dataset, source):  # the group's key, and the constructor's argument that repeats it
         for key in PATHS:
-            found = Path(holder.get(key) or "").expanduser()
-            if holder.get(key) and (found.is_file() or (key in folders and found.is_dir())):
-                with input_errors(f"dataset.{key}={holder[key]}"):
+            if not isinstance(path := holder.get(key), str) or not path:  # what is no path, its source refuses
+                continue
+            found = Path(path).expanduser()
+            if found.is_file() or (key in folders and found.is_dir()):
+                with input_errors(f"dataset.{key}={path}"):
                     holder[key] = _content(found)
-    if "root" in source and (taken := copy_of(source.get("name", ""), source["root"])):
+    if isinstance(root := source.get("root"), str) and (taken := copy_of(source.get("name", ""), root)):
         dataset["copy"] = _content(taken)
     backbone = known.get("backbone")
     by_content(backbone, "weights")
