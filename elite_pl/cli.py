@@ -41,13 +41,18 @@ def exit_codes() -> Iterator[None]:
         log.info(INTERRUPTED)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if (code := exit_code(error)) is None:
             raise
         say(one_line(error))
         sys.exit(code)
+
+
+def drop_output() -> None:
+    """Lets what is still printed go nowhere, because its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -52,7 +52,7 @@ def _refusal(error: BaseException, temporary: Path) -> OSError | None:
     """What the operating system has against a file that could not be written; None if something else went wrong."""
     if isinstance(error, OSError):
         return error if error.errno and error.filename in (None, str(temporary)) else None
-    if isinstance(error, RuntimeError) and "inline_container" in str(error):  # PyTorch's writer, which says no more
+    if isinstance(error, RuntimeError) and re.search("inline_container|iostream", str(error)):  # PyTorch says no more
         try:
             with open(temporary, "ab") as file:
                 file.write(bytes(2**16))

@@ -37,7 +37,7 @@ def command(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(log, "propagate", log.propagate)
 
     def call(*arguments: str) -> Outcome:
-        default = [] if any(a.startswith(("logger=", "~logger", "--")) for a in arguments) else ["logger=none"]
+        default = [] if any(a.startswith(("logger=", "~logger", "--", "-c")) for a in arguments) else ["logger=none"]
         monkeypatch.setattr(sys, "argv", ["elite_pl.train", *arguments, *default])
         capfd.readouterr()
         code = 0

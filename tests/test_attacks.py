@@ -14,7 +14,6 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -137,7 +136,7 @@ def test_a_working_directory_that_has_been_removed(command):
 def test_a_reader_that_has_gone(command, untrained, monkeypatch):
     asked = untrained()
     ends = []
-    for typed, code, runs in ((["-m", "seed=0,1"], 0, 2), (["--help"], 128 + signal.SIGPIPE, 0)):
+    for typed, code, runs in ((["-m", "seed=0,1"], 0, 2), (["seed=5"], 0, 1)):
         reader, writer = os.pipe()
         os.close(reader)
         ends.append(os.fdopen(writer, "w"))
@@ -167,7 +166,7 @@ def without(*keys):
 
 
 def cut(state, name):
-    return state | {"state_dict": {key: tensor[..., :1] for key, tensor in state["state_dict"].items()}}
+    return state | {"state_dict": {key: tensor.flatten()[:1] for key, tensor in state["state_dict"].items()}}
 
 
 def forgetful(state, name):
@@ -205,7 +204,10 @@ def test_a_checkpoint_that_does_not_fit(command, monkeypatch):
 
     started = []
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "fitted", lambda *arguments: started.append(arguments[-1]) or {"test/auroc": 0.5})
+        patch.setattr(run_module, "fit", lambda *arguments: started.append(arguments[-1]))
+        patch.setattr(run_module, "run_directory", lambda *arguments: contextlib.nullcontext({}))
+        patch.setattr(run_module, "write_results", lambda *arguments: {"test/auroc": 0.5})
+        patch.setattr(run_module, "write_metrics", lambda *arguments: None)
         assert command(*TINY).err == "" and started == [last]
         bad = []
         for what, change in CHECKPOINTS.items():
@@ -255,7 +257,7 @@ def test_a_directory_in_the_place_of_the_lock(command):
 
 def test_a_pipe_in_the_place_of_a_file(command):
     os.mkfifo("pipe")
-    for dataset in ("npz", "npy", "csv"):
+    for dataset in ("npz", "npy", "table"):
         refused(command(f"dataset={dataset}", "dataset.path=pipe", *TINY), "dataset.path=pipe")
     refused(command("reuse=[pipe]", *TINY), "reuse=pipe")
 
@@ -298,8 +300,8 @@ def test_a_full_disk(command, small_disk):
     assert not list(place.rglob(".*"))
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "detector.pt"])
-def test_a_file_that_cannot_be_written_to_its_end(command, name):
+def test_a_file_that_cannot_be_written_to_its_end(command):
+    name = "last.ckpt"
     size = (command(*TINY, "study=whole").directory / name).stat().st_size
     allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, allowed[1]))  # PyTorch's writer keeps the reason to itself
@@ -308,7 +310,7 @@ def test_a_file_that_cannot_be_written_to_its_end(command, name):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
     assert outcome.code == 1 and "Traceback" not in outcome.err
-    assert re.search(rf"^error: outputs/runs/.*/{name}: File too large$", outcome.err, re.MULTILINE)
+    assert re.search(rf"^error: \S*outputs/runs/.*/{name}: File too large$", outcome.err, re.MULTILINE)
     assert not list(Path("outputs").rglob(".*"))
     outcome = command(*TINY)
     assert outcome.code == 0 and (outcome.directory / "failed.json").exists() is False

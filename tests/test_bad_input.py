@@ -83,7 +83,7 @@ TYPED = {
     "trainer.accumulate_grad_batches=0": ("trainer.accumulate_grad_batches=0", "at least 1"),
     "trainer.precision=16": ("trainer.precision", "bf16-mixed"),
     "+trainer.sync_batchnorm=true": ("trainer.sync_batchnorm", "per process"),
-    'output_dir="~/x"': ("output_dir=~/x", "whole path"),
+    'output_dir="~/x"': ("output_dir=~/x", "path of a folder"),
     "seed=1e3": ("seed=1e3", "Integer"),
     "output_dir=~/x": ("output_dir=", "quotes"),
     "logger._target_=elite_pl.runs.paper": ("logger._target_=elite_pl.runs.paper", "imported"),

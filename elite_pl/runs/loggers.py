@@ -128,10 +128,13 @@ def make_logger(spec: RunSpec) -> Logger | None:
         name = node["_target_"].rpartition(".")[2]
         extra = "; install elite_pl[tensorboard]" if name == "TensorBoardLogger" else ""
         raise InputError(f"logger: {name} is not installed{extra or f' ({one_line(error)})'}") from None
-    except (InputError, OSError):
+    except OSError:
         raise
     except Exception as error:  # whatever a tracker has against a name or an address
-        raise InputError(f"logger: {_objection(error)}") from error
+        cause = error.__cause__ if isinstance(error, InputError) else error
+        if not isinstance(cause, Exception):
+            raise
+        raise InputError(f"logger: {_objection(cause)}") from error
     return logger
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import logging
@@ -26,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config
-from elite_pl.cli import exit_code, one_line
+from elite_pl.cli import drop_output, exit_code, one_line
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
 from elite_pl.progress import Estimate, duration
@@ -325,8 +324,10 @@ def in_sweep() -> bool:
 
 def print_result(outcome: Outcome) -> None:
     """Prints the ROC AUC, if there is one, and the run directory."""
-    with contextlib.suppress(BrokenPipeError):  # `| head` reads no more; what is asked for is done all the same
+    try:
         if AUROC in outcome.metrics:
             print(f"ROC AUC {outcome.metrics[AUROC]:.4f}")
         if outcome.directory:  # of several processes that make one run, the first has it
             print(outcome.directory, flush=True)
+    except BrokenPipeError:  # `| head` reads no more; what is asked for is done all the same
+        drop_output()

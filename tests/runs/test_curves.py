@@ -94,7 +94,7 @@ def test_the_recording_is_algorithm_1_at_every_step(command, monkeypatch):
 
 def test_how_much_is_recorded_changes_nothing_else(command):
     directories = {
-        number: command(*SHORT, f"method.record_iterations={number}", f"output_dir={number}").directory
+        number: command(*SHORT, f"method.record_iterations={number}", f"output_dir=of{number}").directory
         for number in (0, 5, 500)
     }
     assert len({path.name for path in directories.values()}) == 1, "the same run"
@@ -143,7 +143,7 @@ def test_known_labels_tell_no_truth(command):
 
 
 def test_a_bad_length_is_refused(command):
-    for value, rule in ((-1, "0 for none"), (0.5, "a whole number")):
+    for value, rule in ((-1, "not negative"), (0.5, "a whole number")):
         refused(command(f"method.record_iterations={value}"), f"method.record_iterations={value}", rule)
 
 
