@@ -125,6 +125,7 @@ def check(spec: RunSpec, folds: int) -> None:
     """
     from elite_pl.runs import build, launch
 
+    build.use_threads(spec.config)
     data = build.make_data(spec.config, held_out=(0, folds))
     build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), data)
     build.make_trainer(spec, build.History(Path()))

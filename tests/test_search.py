@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -94,11 +95,40 @@ def test_a_trial_that_fails_is_told(searched):
         (["epochs=1,2", "--trials", "0"], "at least one setting"),
         (["epochs=1,2", "label_ratio=0.02"], "label_ratio=0.02: 1 labeled samples of a kind make no 5 folds"),
         (["epochs=1,2", "trainer=ddp", "trainer.devices=2"], "trainer.devices=2: a search takes one process"),
+        (["epochs=1,2", "--config-dir", "nowhere"], "nowhere is not available"),
+        (["epochs=1,2", "--trials"], "argument --trials: expected one argument; --help"),
+        (["epochs=1,2", "--trial", "few"], "argument --trials: invalid int value: 'few'"),
+        (["--bogus", "epochs=1,2"], "unrecognized arguments: --bogus"),
+        (["epochs=range(0)"], "epochs=range(0): has no values"),
+        (["method.optimizer.lr=interval(1e-3,inf)"], "from a lower to a higher number"),
+        (["epochs=1,2", "threads=100000000"], "threads=100000000: must be at most"),
     ],
 )
 def test_bad_input(searched, typed, said):
     code, out, err = searched(*typed)
     assert code == 2 and said in err and err.startswith("error: ") and len(err.splitlines()) == 1 and not out
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda journal: journal.write_bytes(b"\xff\0half\n{"), "is damaged (UnicodeDecodeError"),
+        (lambda journal: journal.write_text('{"op_code": 77}\n'), "is damaged (AssertionError"),
+        (Path.mkdir, "is not a file; remove it"),
+        (os.mkfifo, "is not a file; remove it"),
+    ],
+)
+def test_a_journal_that_is_none(searched, make, said):
+    journal = Path("outputs/runs/search.journal")
+    journal.parent.mkdir(parents=True)
+    make(journal)
+    code, out, err = searched(*QUICK, RATES, "--folds", "2")
+    assert code == 2 and err.startswith(f"error: {journal}: {said}") and err.count("\n") == 1 and not out
+
+
+def test_that_every_trial_fails_is_a_failure(searched):
+    code, _, err = searched(*QUICK, "method.optimizer.lr=1e30,1e31", "epochs=1", "--folds", "2", "--trials", "2")
+    assert code == 1 and err.splitlines()[-1] == "error: every trial failed: nothing can be said"
 
 
 def test_without_optuna(searched, monkeypatch):
