@@ -1,5 +1,6 @@
 """How samples become the numbers that a network sees, without a look at their labels."""
 
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -98,7 +99,16 @@ def moments(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images (n, channels, height, width), uint8 or float, resized to squares by bilinear interpolation."""
+    """Images (n, channels, height, width), uint8 or float, resized to squares by bilinear interpolation.
+
+    Raises:
+        ValueError: If this machine has not the memory for them.
+    """
+    pixels = images.shape[1] * size**2
+    needed = pixels * (2 * images.element_size() * len(images) + 4 * min(len(images), 1000))  # joined, and as floats
+    if needed > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        rule = f"{len(images)} images would take {needed / 2**30:.0f} GiB, and this machine has {memory / 2**30:.0f}"
+        raise ValueError(f"size={size}: {rule}")
     parts = [
         functional.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
         for part in images.split(1000)  # floats of all at once would be four times the memory

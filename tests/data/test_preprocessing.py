@@ -88,3 +88,11 @@ def test_the_detector_file_knows_how_its_samples_are_made(command, images, scali
 )
 def test_bad_input(command, typed, word):
     refused(command(typed), typed.split("=")[0], word)
+
+
+def test_more_than_the_memory_is_refused_before_it_is_asked_for(command, images, monkeypatch):
+    monkeypatch.setattr("elite_pl.data.preprocessing.os.sysconf", lambda name: 2048)  # 4 MiB in all
+    typed = ("dataset=npz", f"dataset.path={images()}", "n_train=40", "label_ratio=0.1")
+    outcome = command(*typed, "dataset.size=400")
+    assert outcome.code == 2 and outcome.err.startswith("error: dataset.size=400: ") and outcome.err.count("\n") == 1
+    assert "this machine has" in outcome.err
