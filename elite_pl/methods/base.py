@@ -5,8 +5,9 @@ A method (`elite_pl/methods/`) adds its loss, and nothing else; one without a gr
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -26,6 +27,8 @@ from elite_pl.errors import LabelError, TrainingError
 from elite_pl.methods.pretraining import pretrain
 from elite_pl.models.networks import Backbone
 from elite_pl.models.scores import MeanOverViews, Score
+
+Values = TypeVar("Values", Tensor, tuple[Tensor, ...])
 
 COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they say nothing
 
@@ -145,7 +148,7 @@ class Detector(BaseDetector, pl.LightningModule):
         pretrain_weight_decay: Its weight decay.
         pretrain_milestone: The epoch from which its learning rate is a tenth; None for none.
         margin: C of Eq. 4: `"mean_initial"` (the paper), `"max_labeled"` (the authors' release), or a positive number.
-        labeled_statistics: What batch normalisation uses in a pass over the labeled batch: its own (`"batch"`) or the
+        labeled_statistics: What batch normalization uses in a pass over the labeled batch: its own (`"batch"`) or the
             `"running"` statistics, neither of which moves the running ones, or those that it has in common with the
             unlabeled batch (`"joint"`): both then go through in one pass.
         labeled_copies: How often each labeled sample stands in the labeled batch, every copy changed by itself.
@@ -257,7 +260,7 @@ class Detector(BaseDetector, pl.LightningModule):
             raise ValueError(f"labeled_statistics=batch: {rule}")
 
     def prepare(self, data: PollutedData) -> None:
-        """Initialises the network, the center and the margin from all training samples, without their labels."""
+        """Initializes the network, the center and the margin from all training samples, without their labels."""
         for network in (self.backbone.encoder, self.backbone.decoder):
             network.to(self.device)
         pretrain(self.backbone, data, **self.pretraining, augmentation=self.augmentation, cache=self.pretrained)
@@ -344,27 +347,32 @@ class Detector(BaseDetector, pl.LightningModule):
         """η_θ: the optimizer's current learning rate."""
         return cast(torch.optim.Optimizer, self.optimizers()).param_groups[0]["lr"]
 
-    def of_unlabeled(self, function: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    def of_unlabeled(self, function: Callable[[Tensor], Values], batch: Batch) -> Values:
         """Applies a per-sample function to the whole unlabeled batch.
 
         A process computes the values of its shard, and gathers those of the others. Of a micro-batch nothing but the
         values is kept: if they have a gradient, it repeats the forward pass.
 
         Args:
-            function: Maps samples (n, ...) to values (..., n).
+            function: Maps samples (n, ...) to values (n,), or to several values as a tuple.
             batch: The batch, of which this process has a shard.
 
         Returns:
-            The values of the whole batch, shape (..., n).
+            The values of the whole batch, as those of the function.
         """
-        samples = self.in_micro_batches(batch)
-        if len(samples) == 1:
-            own = function(batch["unlabeled"])
+        samples, n = self.in_micro_batches(batch), len(batch["index"])
+        if len(samples[0]) == n:
+            return function(batch["unlabeled"])
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
+        apply = function if len(samples) == 1 else partial(checkpoint, function, **options)
+        values: list[Any] = [apply(sample) for sample in samples]
+        if isinstance(values[0], tuple):
+            rows = [torch.cat(row) for row in zip(*values, strict=True)]
+            whole: Any = tuple(distributed.gather(torch.stack(rows), n))  # one message
         else:
-            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-            options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
-            own = torch.cat([checkpoint(function, sample, **options) for sample in samples], dim=-1)
-        return distributed.gather(own, len(batch["index"]))
+            whole = distributed.gather(torch.cat(values), n)
+        return whole
 
     def in_micro_batches(self, batch: Batch) -> tuple[Tensor, ...]:
         """The micro-batches of this process's unlabeled samples, of at least two samples each."""

@@ -93,9 +93,7 @@ class Elite(Detector):
             v, labeled_score, labeled_loss = alice.labeled_gradient(
                 self.score, theta, buffers, batch["labeled"], batch["labeled_y"], self.margin, self.labeled_statistics
             )
-            score, d = self.of_unlabeled(
-                lambda sample: torch.stack(alice.derivative(self.score, theta, buffers, sample, v)), batch
-            )
+            score, d = self.of_unlabeled(lambda x: alice.derivative(self.score, theta, buffers, x, v), batch)
             return alice.infer(score, d.detach(), v, labeled_score, labeled_loss, **self.rule)
 
     def virtual_step(self, batch: Batch) -> alice.Inference:
