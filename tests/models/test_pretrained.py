@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -343,44 +344,61 @@ def files(tmp_path_factory, torchvision_file):
     return folder
 
 
-def of_torchvision(weights, *more):
-    model = () if any(text.startswith("backbone.model=") for text in more) else ("backbone.model=mobilenet_v3_small",)
-    return ("backbone=torchvision", f"backbone.weights={weights}", *model, *more)
+SMALL = "mobilenet_v3_small"
+REFUSED = {
+    ("torchvision", SMALL, 32, None): "weights=None: those of mobilenet_v3_small come from a file",
+    ("torchvision", SMALL, 32, "none.pt"): "weights=none.pt: cannot be read (No such file",
+    ("torchvision", SMALL, 32, "."): "weights=.: cannot be read (Is a directory",
+    ("torchvision", SMALL, 32, "text.pt"): "weights=text.pt: is damaged",
+    ("torchvision", SMALL, 32, "half.pt"): "weights=half.pt: is damaged",
+    ("torchvision", SMALL, 32, "code.pt"): "weights=code.pt: is damaged or holds more than tensors",
+    ("torchvision", SMALL, 32, "model.pt"): "weights=model.pt: is damaged or holds more than tensors",
+    ("torchvision", SMALL, 32, "checkpoint.pt"): "weights=checkpoint.pt: holds no tensors by name",
+    ("torchvision", SMALL, 32, "squeezenet.pt"): "holds no weights of mobilenet_v3_small: features.0.0.weight and",
+    (
+        "torchvision",
+        SMALL,
+        32,
+        "gray.pt",
+    ): "holds no weights of mobilenet_v3_small: size mismatch for features.0.0.weight",
+    ("torchvision", SMALL, 32, "nan.pt"): "weights=nan.pt: holds NaN",
+    ("torchvision", SMALL, 4, "mobilenet.pt"): "image_size=4",
+    ("torchvision", "vit_b_16", 32, "mobilenet.pt"): "image_size=32: the network takes another",
+    ("torchvision", "resnet17", 32, "mobilenet.pt"): "model=resnet17: torchvision has no such model; resnet18",
+    ("torchvision", "squeezenet1_1", 32, "mobilenet.pt"): "model=squeezenet1_1: does not end with a linear layer",
+    ("timm", "resnet18", 32, "mobilenet.pt"): "library=timm: is not installed; pip install timm",
+    ("elite_pl", "b7", 32, "mobilenet.pt"): "model=b7: elite_pl has efficientnet_lite0 alone",
+    (
+        "elite_pl",
+        "efficientnet_lite0",
+        32,
+        "mobilenet.pt",
+    ): "holds no weights of efficientnet_lite0: stem.conv.weight and",
+}
+
+
+@pytest.mark.parametrize("asked", REFUSED, ids=str)
+def test_what_is_no_network_or_not_its_weights_is_refused(files, monkeypatch, capfd, asked):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.chdir(files)
+    with pytest.raises(ValueError, match=re.escape(REFUSED[asked])) as error:
+        pretrained.trained_features(*asked)
+    assert "\n" not in str(error.value)
+    assert "code of the file" not in capfd.readouterr().out
 
 
 BAD = {
     ("backbone=torchvision",): "backbone.weights=null: those of resnet18 come from a file",
-    of_torchvision("none.pt"): "backbone.weights=none.pt: cannot be read (No such file",
-    of_torchvision("."): "backbone.weights=.: cannot be read (Is a directory",
-    of_torchvision("text.pt"): "backbone.weights=text.pt: is damaged",
-    of_torchvision("half.pt"): "backbone.weights=half.pt: is damaged",
-    of_torchvision("code.pt"): "code.pt: is damaged or holds more than tensors",
-    of_torchvision("model.pt"): "model.pt: is damaged or holds more than tensors",
-    of_torchvision("checkpoint.pt"): "checkpoint.pt: holds no tensors by name",
-    of_torchvision("squeezenet.pt"): "squeezenet.pt: holds no weights of mobilenet_v3_small: features.0.0.weight and",
-    of_torchvision("gray.pt"): "gray.pt: holds no weights of mobilenet_v3_small: size mismatch for features.0.0.weight",
-    of_torchvision("nan.pt"): "backbone.weights=nan.pt: holds NaN",
-    of_torchvision("mobilenet.pt", "backbone.image_size=4"): "backbone.image_size=4",
-    of_torchvision("mobilenet.pt", "backbone.image_size=big"): "backbone.image_size=big",
-    of_torchvision("mobilenet.pt", "backbone.model=resnet17"): "no such model; resnet18",
-    of_torchvision("mobilenet.pt", "backbone.model=squeezenet1_1"): "does not end with a linear layer",
-    ("backbone=timm", "backbone.weights=mobilenet.pt", "backbone.image_size=32"): "pip install timm",
     (
-        "backbone=efficientnet_lite0",
-        "backbone.weights=mobilenet.pt",
-    ): "mobilenet.pt: holds no weights of efficientnet_lite0",
-    (
-        "backbone=efficientnet_lite0",
-        "backbone.weights=mobilenet.pt",
-        "backbone.model=b7",
-    ): "backbone.model=b7: elite_pl has efficientnet_lite0 alone",
-    (
-        "backbone=efficientnet_lite0",
-        "backbone.library=keras",
-    ): "backbone.library=keras: must be elite_pl, torchvision or timm",
+        "backbone=torchvision",
+        f"backbone.model={SMALL}",
+        "backbone.weights=code.pt",
+    ): "backbone.weights=code.pt: is damaged",
+    ("backbone=efficientnet_lite0", "backbone.image_size=big"): "backbone.image_size=big: must be a number of pixels",
+    ("backbone=efficientnet_lite0", "backbone.library=keras"): "backbone.library=keras: must be elite_pl, torchvision",
     ("backbone=efficientnet_lite0", "backbone.hidden=[0]"): "backbone.hidden=[0]",
     ("backbone=efficientnet_lite0", "method.meta_scale=0"): "method.meta_scale=0",
-    ("backbone=efficientnet_lite0", "backbone.image_size=16", "dataset.scaling=gcn"): "dataset.scaling=gcn",
+    ("backbone=efficientnet_lite0", "dataset.scaling=gcn"): "dataset.scaling=gcn",
     ("backbone=efficientnet_lite0", "dataset.size=2"): "dataset.size=2",
     ("backbone=efficientnet_lite0", "dataset=digits"): "backbone.model=efficientnet_lite0: needs images",
     ("backbone=efficientnet_lite0", "backbone.frozen=false", "backbone.outputs=20"): "backbone.outputs=20",
@@ -389,12 +407,9 @@ BAD = {
 
 @pytest.mark.parametrize("typed", BAD, ids=lambda typed: typed[-1])
 def test_bad_input(command, images, files, monkeypatch, typed):
-    monkeypatch.setitem(sys.modules, "timm", None)
     data = [] if "dataset=digits" in typed else ["dataset=npz", f"dataset.path={images()}"]
     monkeypatch.chdir(files)
-    outcome = command(*data, "n_train=40", "label_ratio=0.1", *typed)
-    refused(outcome, BAD[typed])
-    assert "code of the file" not in outcome.out
+    refused(command(*data, "n_train=40", "label_ratio=0.1", *typed), BAD[typed])
 
 
 @pytest.mark.parametrize(
