@@ -73,7 +73,7 @@ class FeatureMap(nn.Module):
     def level(self, sample: Tensor) -> Tensor:
         """The share of training values below each value, (n, features): linear between quantiles, the middle of ties.
 
-        So it is what scikit-learn's `QuantileTransformer` computes.
+        So it is what scikit-learn's `QuantileTransformer` computes, but for ties at an end, which are 0 or 1 there.
         """
         quantiles, columns, last = self.quantiles.T.contiguous(), sample.T.contiguous(), len(self.quantiles) - 1
         left = torch.searchsorted(quantiles, columns)

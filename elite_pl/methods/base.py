@@ -154,6 +154,8 @@ class Detector(BaseDetector, pl.LightningModule):
         labeled_copies: How often each labeled sample stands in the labeled batch, every copy changed by itself.
         average_decay: Of the running mean of the weights, which then scores in their place; after t steps it is at most
             t / (t + 10), so that the first weights are soon forgotten. None for the weights themselves.
+        balanced_labels: Whether labeled samples of the rarer kind stand in the labeled batch so often that both kinds
+            weigh the same.
         pretrained: File that keeps the pre-trained weights for other methods on this split; None for none.
         augmentation: Changes the samples of training and pre-training; None for none.
         views: What it draws for the views whose scores are averaged at test time, shape (views, width); None for the
@@ -191,6 +193,7 @@ class Detector(BaseDetector, pl.LightningModule):
         labeled_statistics: Literal["batch", "running", "joint"],
         labeled_copies: Annotated[int, at_least(1)],
         average_decay: Share | None,
+        balanced_labels: bool = False,
         pretrained: Path | None = None,
         augmentation: Augmentation | None = None,
         views: Tensor | None = None,
@@ -208,6 +211,7 @@ class Detector(BaseDetector, pl.LightningModule):
         }
         self.margin_rule, self.labeled_statistics, self.pretrained = margin, labeled_statistics, pretrained
         self.labeled_copies, self.augmentation, self.views = labeled_copies, augmentation, views
+        self.balanced_labels = balanced_labels
         self.averaged = None
         if average_decay is not None:
             self.averaged = AveragedModel(self.score, avg_fn=running_mean(average_decay), use_buffers=True)
@@ -326,11 +330,12 @@ class Detector(BaseDetector, pl.LightningModule):
 
     def augmented(self, batch: Batch) -> Batch:
         """The batch with its samples changed at random, and the labeled ones in several copies."""
-        if self.augmentation is None and self.labeled_copies == 1:
+        if self.augmentation is None and self.labeled_copies == 1 and not self.balanced_labels:
             return batch
-        y = batch["labeled_y"].repeat(self.labeled_copies)
-        labeled = batch["labeled"].repeat(self.labeled_copies, *[1] * (batch["labeled"].ndim - 1))
-        n = len(batch["index"])
+        label, n = batch["labeled_y"], len(batch["index"])
+        places = balanced(label) if self.balanced_labels else torch.arange(len(label), device=label.device)
+        places = places.repeat(self.labeled_copies)
+        labeled, y = batch["labeled"][places], label[places]
         changed = {"labeled": self.augment(labeled, "labeled", len(y)), "labeled_y": y}
         return cast(Batch, {**batch, "unlabeled": self.augment(batch["unlabeled"], "unlabeled", n), **changed})
 
@@ -454,6 +459,18 @@ class Detector(BaseDetector, pl.LightningModule):
         if not torch.isfinite(score).all():
             raise TrainingError(f"step {self.global_step}: a score is not finite; the learning rate is likely too high")
         return score
+
+
+def risen(step: int, steps: int) -> float:
+    """A weight that rises from 0 to 1 in so many first steps; 1 from the start if there are none."""
+    return min(1.0, step / steps) if steps else 1.0
+
+
+def balanced(label: Tensor) -> Tensor:
+    """Positions among labels +1 or -1, shape (m,): all of the commoner kind, and as many of the rarer one."""
+    kinds = [torch.nonzero(label == kind).flatten() for kind in (1, -1) if (label == kind).any()]
+    most = torch.arange(max(map(len, kinds), default=0), device=label.device)
+    return torch.cat([kind[most % len(kind)] for kind in kinds]) if kinds else most
 
 
 def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

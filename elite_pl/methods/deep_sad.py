@@ -5,9 +5,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from elite_pl.algorithm.losses import hinge, inverse_distance
-from elite_pl.annotations import NotNegative, Positive, checked
+from elite_pl.annotations import Count, NotNegative, Positive, checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.methods.base import Detector
+from elite_pl.methods.base import Detector, risen
 
 
 class DeepSad(Detector):
@@ -22,6 +22,7 @@ class DeepSad(Detector):
         average: What η weighs: `"samples"` (the paper), each labeled sample against each unlabeled one, or `"parts"`,
             the mean of all labeled samples against that of all unlabeled ones, whatever their numbers.
         epsilon: Keeps the inverse of a distance finite.
+        ramp_steps: First steps in which the weight of the unlabeled batch rises to 1; 0 for none.
         **detector: See `Detector`.
     """
 
@@ -35,10 +36,12 @@ class DeepSad(Detector):
         eta: NotNegative,
         average: Literal["samples", "parts"],
         epsilon: Positive,
+        ramp_steps: Count = 0,
         **detector: Any,
     ) -> None:
         super().__init__(**detector)
         self.labeled_loss, self.eta, self.average, self.epsilon = loss, eta, average, epsilon
+        self.ramp_steps = ramp_steps
 
     def loss(self, batch: Batch) -> Tensor:
         """The weighted mean of both losses: by samples, an unbiased estimate of Eq. 3 from the two batches."""
@@ -49,4 +52,5 @@ class DeepSad(Detector):
             labeled_loss = inverse_distance(labeled, batch["labeled_y"], self.epsilon)
         n, m = (len(self.data.unlabeled), len(self.data.labeled)) if self.average == "samples" else (1, 1)
         self.observe(labeled_loss=labeled_loss.mean())
-        return (n * unlabeled.mean() + self.eta * m * labeled_loss.mean()) / (n + m)
+        weight = risen(self.global_step, self.ramp_steps)
+        return (weight * n * unlabeled.mean() + self.eta * m * labeled_loss.mean()) / (n + m)

@@ -10,7 +10,7 @@ from elite_pl.algorithm.batchnorm import repeated_pass
 from elite_pl.algorithm.losses import hinge
 from elite_pl.annotations import Count, NotNegative, Positive, Share, checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.methods.base import Detector
+from elite_pl.methods.base import Detector, risen
 
 
 class Elite(Detector):
@@ -25,6 +25,8 @@ class Elite(Detector):
         contamination: Share of each batch that is taken for anomalies, those of the smallest d, and α then is the
             distance to the last of them in the place of |M|; None as in Eq. 10: those of d < 0, of any share.
         supervised: Weight of L_v itself in the update. The paper's update has none (0). Its gradient v is at hand.
+        ramp_steps: First steps in which the weight of the unlabeled batch rises to 1; 0 for none. A score that nothing
+            holds together, such as a read-out, needs it: else all scores fall before the labels have parted them.
         record_iterations: For how many of the first steps the meta-gradient of every sample is kept; 0 for none.
         labeled_statistics: See `Detector`; not `"joint"`, because v needs a pass of its own.
         **detector: See `Detector`.
@@ -46,6 +48,7 @@ class Elite(Detector):
         meta_scale: Positive,
         weights: Literal["raw", "mean", "drop", "signed"],
         contamination: Share | None = None,
+        ramp_steps: Count = 0,
         supervised: NotNegative,
         record_iterations: Count,
         labeled_statistics: Literal["batch", "running"],
@@ -53,7 +56,7 @@ class Elite(Detector):
     ) -> None:
         super().__init__(labeled_statistics=labeled_statistics, **detector)
         self.meta_gradient, self.meta_scale, self.weights = meta_gradient, meta_scale, weights
-        self.contamination = contamination
+        self.contamination, self.ramp_steps = contamination, ramp_steps
         self.supervised, self.record_iterations = supervised, record_iterations
 
     def setup(self, stage: str) -> None:
@@ -85,7 +88,7 @@ class Elite(Detector):
         losses = inference.score
         if self.weights != "signed":
             losses = hinge(inference.score, inference.pseudo_label, self.margin)
-        loss = (inference.weight * losses).mean()
+        loss = risen(self.global_step, self.ramp_steps) * (inference.weight * losses).mean()
         return loss + self.supervised * self.labeled_loss(inference) if self.supervised else loss
 
     def inference(self, batch: Batch) -> alice.Inference:

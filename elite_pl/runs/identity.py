@@ -52,7 +52,9 @@ BEFORE: dict[str, object] = {
     "augmentation": {"_target_": None},
     "method.labeled_copies": 1,
     "method.average_decay": None,
+    "method.balanced_labels": False,
     "method.contamination": None,
+    "method.ramp_steps": 0,
     "callbacks": {
         "labeled_loss": {"_target_": "elite_pl.runs.LabeledLoss"},
         "time_left": {"_target_": "elite_pl.runs.TimeLeft"},

@@ -251,3 +251,17 @@ def test_a_schedule_may_come_down_to_0(problem, function):
     inference = function(copy.deepcopy(score), *rest, learning_rate=0.0, weights="mean")
     torch.testing.assert_close(inference.d, infer(function, problem).d, rtol=1e-9, atol=1e-14)
     assert inference.meta_gradient.eq(0).all() and inference.weight.eq(0).all()
+
+
+def test_a_contamination_is_the_share_of_pseudo_anomalies(problem):
+    """Of 12 samples the 3 of the smallest d; α is the distance of d to the threshold."""
+    for function in (alice.jvp, alice.virtual_step):
+        found = infer(function, problem, weights="mean", contamination=0.25)
+        threshold = found.d.quantile(0.25)
+        assert found.pseudo_label.tolist() == torch.where(found.d < threshold, -1.0, 1.0).tolist()
+        assert (found.pseudo_label < 0).sum() == 3
+        distance = (found.d - threshold).abs()
+        torch.testing.assert_close(found.weight, distance / distance.mean())
+        dropped = infer(function, problem, weights="drop", contamination=0.25)
+        assert dropped.weight.tolist() == (found.pseudo_label > 0).double().tolist()
+        torch.testing.assert_close(found.meta_gradient, infer(function, problem).meta_gradient)
