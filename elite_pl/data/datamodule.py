@@ -191,6 +191,7 @@ class PollutedData(pl.LightningDataModule):
         self.features = features
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
+        self.size, self.scaling = size, scaling
         training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
         self.preprocessing = preprocessing(training, size, scaling)
         self.place(torch.device("cpu"))
@@ -202,14 +203,30 @@ class PollutedData(pl.LightningDataModule):
         self.device = device
         arrays, split = self.arrays, self.split
 
-        def samples(array: np.ndarray, index: np.ndarray) -> Samples:
-            return Samples(Rows(array, index), self.preprocessing, device)
-
-        self.unlabeled = samples(arrays.x_train, split.unlabeled)
-        self.labeled = samples(arrays.x_train, split.labeled)
-        self.test = samples(arrays.x_test, split.test)
+        self.unlabeled = self.of_training_part(split.unlabeled)
+        self.labeled = self.of_training_part(split.labeled)
+        self.test = Samples(Rows(arrays.x_test, split.test), self.preprocessing, device)
         self.truth = torch.where(self.anomalous("unlabeled").to(device), -1.0, 1.0)
         self.labeled_y = torch.as_tensor(split.labeled_y).to(device, torch.float32)
+
+    def of_training_part(self, index: np.ndarray) -> Samples:
+        """Samples of the training part, by their indices, where the others lie."""
+        assert self.device is not None
+        return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device)
+
+    def under(self, split: Split) -> "PollutedData":
+        """The same samples under another split, by which their scaling is fitted anew; on the CPU."""
+        return PollutedData(
+            self.arrays,
+            split,
+            normal_class=self.normal_class,
+            size=self.size,
+            scaling=self.scaling,
+            batch_size=self.batch_size,
+            labeled_batch_size=self.labeled_batch_size,
+            seed=self.seed,
+            features=self.features,
+        )
 
     def state_dict(self) -> dict[str, str]:
         """The fingerprint: a checkpoint of other data is none to go on from."""
