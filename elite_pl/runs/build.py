@@ -17,10 +17,11 @@ from torch import nn
 from elite_pl import seeding
 from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.annotations import Positive, argument_kinds, at_least, check
-from elite_pl.config import Config, instantiate, plain
+from elite_pl.config import Config, Constructor, instantiate, plain
 from elite_pl.data import splits
 from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import preprocessing
 from elite_pl.data.rows import Rows
@@ -107,7 +108,13 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
             labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
             features=features,
+            feature_map=given("feature_map", config.feature_map, FeatureMap),
         )
+
+
+def given(key: str, node: Any, kind: type) -> Constructor | None:
+    """A node of the configuration as of `instantiate`; None where it has no target."""
+    return None if node is None or node.get("_target_") is None else instantiate(key, node, kind)
 
 
 def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
@@ -169,8 +176,8 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
             raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
         options: dict[str, Any] = {"backbone": backbone, "pretrained": pretrained}
-        if config.augmentation is not None and config.augmentation.get("_target_") is not None:
-            augmentation = instantiate("augmentation", config.augmentation, Augmentation)()
+        if (make_augmentation := given("augmentation", config.augmentation, Augmentation)) is not None:
+            augmentation = make_augmentation()
             with input_errors("augmentation"):
                 options["views"] = augmentation.views(sample_shape) if augmentation.test_views else None
             options["augmentation"] = augmentation
@@ -237,7 +244,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
         "backbone": resolved["backbone"],
         "augmentation": resolved["augmentation"],
         "pretrain": {key: value for key, value in resolved["method"].items() if key.startswith("pretrain_")},
-        "preprocessing": [resolved["dataset"][key] for key in ("size", "scaling")],
+        "preprocessing": [*(resolved["dataset"][key] for key in ("size", "scaling")), resolved["feature_map"]],
         "batches": [data.batch_size, config.seed],
         "data": data.arrays.fingerprint,
         "split": [getattr(data.split, part).tolist() for part in ("unlabeled", "labeled")],
