@@ -34,6 +34,7 @@ PLACES = {
     "PIL": {"data.sources.images"},
     "piqp": {"methods.ssad"},
     "polars": {"data.sources.table"},
+    "pyod": {"runs.pyod_detector"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
     "sklearn": {
@@ -44,6 +45,8 @@ PLACES = {
         "methods.logistic_regression",
         "methods.ocsvm",
         "methods.self_training",
+        "runs.estimator",
+        "runs.pyod_detector",
     },
     "timm": {"models.pretrained"},
     "torchvision": {"data.sources.torchvision_sets", "models.pretrained"},

@@ -25,7 +25,8 @@ def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 
 NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided, pretrained.fine_tuned)
-SCORES = _public(scores.Hypersphere, scores.Readout, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
+HEADS = (scores.BoundedHead, scores.PairRelation, scores.Readout, scores.ScalarHead)
+SCORES = _public(scores.Hypersphere, scores.Reconstruction, scores.RobustSubspace, *HEADS)
 # These are made without a network.
 FITTED = _public(fitted.ClassTrees, fitted.IsolationTrees, fitted.KernelExpansion, fitted.Linear, fitted.NeighborMean)
 AUGMENTATIONS = {

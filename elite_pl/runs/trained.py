@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -139,6 +141,21 @@ class TrainedDetector(nn.Module):
             "config": self.config,
         }
         detector_file.write(path, content)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], TrainedDetector], tuple[bytes]]:
+        """A pickle holds what `save` writes, and is read on the CPU."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "detector.pt"
+            self.save(path)
+            return _of_bytes, (path.read_bytes(),)
+
+
+def _of_bytes(content: bytes) -> TrainedDetector:
+    """The detector that `TrainedDetector.save` has written."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "detector.pt"
+        path.write_bytes(content)
+        return load(path)
 
 
 def load(
