@@ -42,13 +42,14 @@ class Config:
     dataset: Any = _key("what to learn from")
     backbone: Any = _key("the networks; auto picks them by the shape of a sample")
     method: Any = _key("the detector")
+    feature_map: Any = _key("what takes the place of vectors, for every method: more features, of a smaller scale")
     augmentation: Any = _key("random changes of training samples, and views at test time")
     trainer: Any = _key("where it is trained")
     logger: Any = _key("where curves are drawn; history.csv is always written")
     callbacks: Any = _key("what is done besides, at the end of an epoch or a step: Lightning's callbacks, by name")
 
 
-GROUPS = ("dataset", "backbone", "method", "augmentation", "trainer", "logger", "callbacks")
+GROUPS = ("dataset", "backbone", "method", "feature_map", "augmentation", "trainer", "logger", "callbacks")
 # Keys of groups without which nothing can be said of a run.
 NAMED = ("dataset.name", "dataset.source._target_", "backbone._target_", "method._target_", "method.name")
 HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # what a node has besides the arguments of its target

@@ -28,7 +28,7 @@ from torch.func import functional_call
 from elite_pl.algorithm.batchnorm import frozen_statistics
 from elite_pl.algorithm.losses import hinge
 
-WEIGHTS = ("raw", "mean", "signed")
+WEIGHTS = ("raw", "mean", "drop", "signed")
 
 State = dict[str, Tensor]  # weights, buffers or directions by name
 
@@ -40,7 +40,8 @@ class Inference(NamedTuple):
         score: Ω of the unlabeled batch, shape (n,), with its reverse graph.
         d: `<∇L_v, ∇Ω_i>` for each unlabeled sample, shape (n,); positive = normal.
         meta_gradient: M (Eq. 11 to 13), shape (n,).
-        pseudo_label: ŷ = -sign(M) (Eq. 10), +1 or -1, shape (n,); +1 where M is 0.
+        pseudo_label: ŷ = -sign(M) (Eq. 10), +1 or -1, shape (n,); +1 where M is 0. With a contamination, M less its
+            quantile takes the place of M here and in α.
         weight: α (Eq. 14), shape (n,); `"signed"`: that of Ω itself, negative where the pseudo-label is -1.
         labeled_gradient: v = ∇L_v(θ) by name, see `state`.
         labeled_score: Ω of the labeled batch before the update, shape (m,), detached.
@@ -67,6 +68,7 @@ def jvp(
     learning_rate: float,
     meta_scale: float = 1.0,
     weights: str = "raw",
+    contamination: float | None = None,
     labeled_statistics: str = "batch",
 ) -> Inference:
     """Infers what is hidden in an unlabeled batch, from one forward pass over dual numbers.
@@ -79,8 +81,10 @@ def jvp(
         margin: C of Eq. 4.
         learning_rate: η_θ, the length of the virtual step.
         meta_scale: η_M of Eq. 14.
-        weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|; `"signed"`: -η_M n M,
-            the weight of Ω without a hinge (Eq. 16), of a virtual step on the sum of the losses.
+        weights: `"raw"`: α = η_M |M| (Eq. 14); `"mean"`: that, divided by the batch mean of |M|; `"drop"`: 1 where the
+            pseudo-label is +1, else 0; `"signed"`: -η_M n M, the weight of Ω without a hinge (Eq. 16), of a virtual
+            step on the sum of the losses.
+        contamination: Which share of the batch gets the pseudo-label -1: those of the smallest d. None: those of d < 0.
         labeled_statistics: What batch normalization uses in the labeled pass, see `frozen_statistics`.
 
     Returns:
@@ -93,7 +97,16 @@ def jvp(
     theta, buffers = state(score)
     v, *of_labeled = labeled_gradient(score, theta, buffers, labeled, label, margin, labeled_statistics)
     value, d = derivative(score, theta, buffers, unlabeled, v)
-    return infer(value, d, v, *of_labeled, learning_rate=learning_rate, meta_scale=meta_scale, weights=weights)
+    return infer(
+        value,
+        d,
+        v,
+        *of_labeled,
+        learning_rate=learning_rate,
+        meta_scale=meta_scale,
+        weights=weights,
+        contamination=contamination,
+    )
 
 
 def labeled_gradient(
@@ -162,6 +175,7 @@ def infer(
     learning_rate: float,
     meta_scale: float = 1.0,
     weights: str = "raw",
+    contamination: float | None = None,
 ) -> Inference:
     """Infers pseudo-labels and weights of a whole unlabeled batch from its derivatives.
 
@@ -174,9 +188,10 @@ def infer(
         learning_rate: η_θ, as of `jvp`, and so are the others.
         meta_scale: η_M.
         weights: The rule of α.
+        contamination: The rule of ŷ.
     """
     meta_gradient = -(learning_rate / d.shape[-1]) * d  # Eq. 13
-    pseudo_label, weight = _pseudo_labels(meta_gradient, meta_scale, weights)
+    pseudo_label, weight = _pseudo_labels(meta_gradient, meta_scale, weights, contamination)
     return Inference(score, d, meta_gradient, pseudo_label, weight, v, labeled_score, labeled_loss)
 
 
@@ -190,6 +205,7 @@ def virtual_step(
     learning_rate: float,
     meta_scale: float = 1.0,
     weights: str = "raw",
+    contamination: float | None = None,
     labeled_statistics: str = "batch",
 ) -> Inference:
     """The same by Algorithm 1, line by line, with functional weights and double backward; arguments as of `jvp`."""
@@ -211,7 +227,7 @@ def virtual_step(
     slope, *slopes = torch.autograd.grad(labeled_loss, [pseudo_label, *theta_hat.values()])  # line 10
     v = dict(zip(parameters, slopes, strict=True))
     meta_gradient = (learning_rate / length) * slope
-    pseudo_label, weight = _pseudo_labels(meta_gradient, meta_scale, weights)
+    pseudo_label, weight = _pseudo_labels(meta_gradient, meta_scale, weights, contamination)
     return Inference(
         score(unlabeled),
         -(n / length) * slope,
@@ -244,13 +260,19 @@ def _call(score: nn.Module, theta: State, buffers: State, sample: Tensor) -> Ten
     return functional_call(score, theta | buffers, (sample,), tie_weights=False)  # `state` has found all names already
 
 
-def _pseudo_labels(meta_gradient: Tensor, meta_scale: float, weights: str) -> tuple[Tensor, Tensor]:
+def _pseudo_labels(
+    meta_gradient: Tensor, meta_scale: float, weights: str, contamination: float | None
+) -> tuple[Tensor, Tensor]:
     """ŷ and α from the meta-gradient: lines 11 and 12 of Algorithm 1."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {WEIGHTS}, not {weights!r}")
+    if contamination is not None:
+        meta_gradient = meta_gradient - meta_gradient.quantile(1 - contamination, -1, keepdim=True)
     pseudo_label = torch.where(meta_gradient > 0, -1.0, 1.0).to(meta_gradient.dtype)  # sign(0) = +1
     if weights == "signed":
         return pseudo_label, -meta_scale * meta_gradient.shape[-1] * meta_gradient
+    if weights == "drop":
+        return pseudo_label, (pseudo_label > 0).to(meta_gradient.dtype)
     weight = meta_scale * meta_gradient.abs()
     if weights == "mean":
         mean = meta_gradient.abs().mean(-1, keepdim=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
+from elite_pl.data.feature_maps import ENOUGH, FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import Rows
@@ -167,6 +168,8 @@ class PollutedData(pl.LightningDataModule):
         labeled_batch_size: m, labeled samples in a batch, class-balanced; None for all of them at every step.
         seed: The run's seed.
         features: What the arrays are features by; None if they are the samples themselves.
+        feature_map: Fits what maps vectors to those that methods see, from scaled training vectors (n, features); None
+            for the vectors themselves.
     """
 
     unlabeled: Samples
@@ -186,13 +189,21 @@ class PollutedData(pl.LightningDataModule):
         labeled_batch_size: int | None,
         seed: int,
         features: FrozenFeatures | None = None,
+        feature_map: Callable[[Tensor], FeatureMap] | None = None,
     ) -> None:
         super().__init__()
         self.features = features
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
+        self.size, self.scaling, self.make_feature_map = size, scaling, feature_map
         training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
         self.preprocessing = preprocessing(training, size, scaling)
+        if feature_map is not None:
+            if len(training.shape) != 2:
+                raise ValueError(f"feature_map: needs vectors; samples are images of {training.shape[1:]}")
+            some = np.linspace(0, len(training) - 1, min(len(training), ENOUGH)).astype(int)
+            fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
+            self.preprocessing = self.preprocessing._replace(feature_map=fitted)
         self.place(torch.device("cpu"))
 
     def place(self, device: torch.device) -> None:
@@ -202,14 +213,31 @@ class PollutedData(pl.LightningDataModule):
         self.device = device
         arrays, split = self.arrays, self.split
 
-        def samples(array: np.ndarray, index: np.ndarray) -> Samples:
-            return Samples(Rows(array, index), self.preprocessing, device)
-
-        self.unlabeled = samples(arrays.x_train, split.unlabeled)
-        self.labeled = samples(arrays.x_train, split.labeled)
-        self.test = samples(arrays.x_test, split.test)
+        self.unlabeled = self.of_training_part(split.unlabeled)
+        self.labeled = self.of_training_part(split.labeled)
+        self.test = Samples(Rows(arrays.x_test, split.test), self.preprocessing, device)
         self.truth = torch.where(self.anomalous("unlabeled").to(device), -1.0, 1.0)
         self.labeled_y = torch.as_tensor(split.labeled_y).to(device, torch.float32)
+
+    def of_training_part(self, index: np.ndarray) -> Samples:
+        """Samples of the training part, by their indices, where the others lie."""
+        assert self.device is not None
+        return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device)
+
+    def under(self, split: Split) -> "PollutedData":
+        """The same samples under another split, by which their scaling is fitted anew; on the CPU."""
+        return PollutedData(
+            self.arrays,
+            split,
+            normal_class=self.normal_class,
+            size=self.size,
+            scaling=self.scaling,
+            batch_size=self.batch_size,
+            labeled_batch_size=self.labeled_batch_size,
+            seed=self.seed,
+            features=self.features,
+            feature_map=self.make_feature_map,
+        )
 
     def state_dict(self) -> dict[str, str]:
         """The fingerprint: a checkpoint of other data is none to go on from."""
@@ -223,7 +251,7 @@ class PollutedData(pl.LightningDataModule):
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, as a network sees it."""
-        return tuple(self.unlabeled.values.shape[1:])
+        return tuple(self.unlabeled[:0].shape[1:])
 
     def anomalous(self, part: str) -> Tensor:
         """Which samples of a part, `"unlabeled"` or `"test"`, are anomalies: bool, shape (n,), on the CPU."""

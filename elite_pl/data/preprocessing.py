@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from elite_pl.annotations import Range, checked
+from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.rows import Rows
 
 
@@ -22,19 +24,21 @@ Pair = Annotated[Sequence[float], Range("[mean, standard deviation > 0] of the p
 
 
 class Preprocessing(NamedTuple):
-    """Resizing, contrast normalisation, and `(x - shift) / scale`.
+    """Resizing, contrast normalisation, `(x - shift) / scale`, and a feature map.
 
     Attributes:
         size: Pixels of the sides that images are resized to; None leaves them as they are.
         contrast: Whether the contrast of each image is normalised; see `contrast_normalised`.
         shift: A number, or one per feature: shape () or (features,).
         scale: As `shift`.
+        feature_map: What maps vectors to those that methods see in their place; None for themselves.
     """
 
     size: int | None
     contrast: bool
     shift: Tensor
     scale: Tensor
+    feature_map: FeatureMap | None = None
 
     def once(self, values: np.ndarray | Tensor) -> Tensor:
         """What is done to samples once, before they are put on the device: values (n, ...) to a tensor (n, ...)."""
@@ -45,11 +49,13 @@ class Preprocessing(NamedTuple):
 
     def scaled(self, samples: Tensor) -> Tensor:
         """What is done to each batch when it is gathered: samples (n, ...) to floats (n, ...)."""
-        return (samples.to(self.shift.dtype) - self.shift) / self.scale
+        scaled = (samples.to(self.shift.dtype) - self.shift) / self.scale
+        return scaled if self.feature_map is None else self.feature_map(scaled)
 
     def to(self, device: torch.device) -> "Preprocessing":
         """The same with its numbers on a device."""
-        return self._replace(shift=self.shift.to(device), scale=self.scale.to(device))
+        mapped = self.feature_map and deepcopy(self.feature_map).to(device)
+        return Preprocessing(self.size, self.contrast, self.shift.to(device), self.scale.to(device), mapped)
 
 
 @checked

@@ -293,8 +293,14 @@ class Detector(BaseDetector, pl.LightningModule):
         loss = self.loss(self.augmented(batch))
         self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss)
         self.observe(loss=loss)
-        if batch_idx == int(self.trainer.num_training_batches) - 1:
+        if self.ends_epoch(batch_idx):
             self.log_means()
+
+    def ends_epoch(self, batch_idx: int) -> bool:
+        """Whether no step of an epoch comes after this one, which has been taken."""
+        return (
+            batch_idx == int(self.trainer.num_training_batches) - 1 or 0 <= self.trainer.max_steps <= self.global_step
+        )
 
     def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         """One step of an optimizer down the gradient of a loss.

@@ -8,7 +8,7 @@ from torch import Tensor
 from elite_pl.algorithm import alice
 from elite_pl.algorithm.batchnorm import repeated_pass
 from elite_pl.algorithm.losses import hinge
-from elite_pl.annotations import Count, NotNegative, Positive, checked
+from elite_pl.annotations import Count, NotNegative, Positive, Share, checked
 from elite_pl.data.datamodule import Batch
 from elite_pl.methods.base import Detector
 
@@ -19,8 +19,11 @@ class Elite(Detector):
     Args:
         meta_gradient: How M is computed: `"jvp"` or `"virtual_step"`, equal up to rounding; see `alice`.
         meta_scale: η_M of Eq. 14. Under Adam a constant factor of the loss cancels: it means something with SGD only.
-        weights: α: `"raw"` as in Eq. 14; `"mean"`, divided by the batch mean of |M|; or `"signed"`, which weights Ω
-            itself by -η_M n M, without a hinge (Eq. 16): nothing then bounds the score of a pseudo-anomaly.
+        weights: α: `"raw"` as in Eq. 14; `"mean"`, divided by the batch mean of |M|; `"drop"`, 1 for pseudo-normal
+            samples and 0 for pseudo-anomalies; or `"signed"`, which weights Ω itself by -η_M n M, without a hinge
+            (Eq. 16): nothing then bounds the score of a pseudo-anomaly.
+        contamination: Share of each batch that is taken for anomalies, those of the smallest d, and α then is the
+            distance to the last of them in the place of |M|; None as in Eq. 10: those of d < 0, of any share.
         supervised: Weight of L_v itself in the update. The paper's update has none (0). Its gradient v is at hand.
         record_iterations: For how many of the first steps the meta-gradient of every sample is kept; 0 for none.
         labeled_statistics: See `Detector`; not `"joint"`, because v needs a pass of its own.
@@ -41,7 +44,8 @@ class Elite(Detector):
         *,
         meta_gradient: Literal["jvp", "virtual_step"],
         meta_scale: Positive,
-        weights: Literal["raw", "mean", "signed"],
+        weights: Literal["raw", "mean", "drop", "signed"],
+        contamination: Share | None = None,
         supervised: NotNegative,
         record_iterations: Count,
         labeled_statistics: Literal["batch", "running"],
@@ -49,6 +53,7 @@ class Elite(Detector):
     ) -> None:
         super().__init__(labeled_statistics=labeled_statistics, **detector)
         self.meta_gradient, self.meta_scale, self.weights = meta_gradient, meta_scale, weights
+        self.contamination = contamination
         self.supervised, self.record_iterations = supervised, record_iterations
 
     def setup(self, stage: str) -> None:
@@ -59,6 +64,8 @@ class Elite(Detector):
         self.register_buffer("last_pseudo_label", torch.ones(n, device=self.device))
         assert self.trainer.max_epochs is not None
         steps = min(self.record_iterations, self.trainer.max_epochs * len(self.data.train_dataloader()))
+        if self.trainer.max_steps >= 0:
+            steps = min(steps, self.trainer.max_steps)
         shape = steps, min(n, self.data.batch_size + 1)  # the longest batch, see `TrainingBatches`
         self.register_buffer("recorded", torch.full(shape, torch.nan, device=self.device))
         self.register_buffer("recorded_position", torch.full(shape, -1, dtype=torch.int32, device=self.device))
@@ -115,7 +122,12 @@ class Elite(Detector):
     @property
     def rule(self) -> dict[str, Any]:
         """How the meta-gradient is scaled, and becomes a weight."""
-        return {"learning_rate": self.learning_rate, "meta_scale": self.meta_scale, "weights": self.weights}
+        return {
+            "learning_rate": self.learning_rate,
+            "meta_scale": self.meta_scale,
+            "weights": self.weights,
+            "contamination": self.contamination,
+        }
 
     def labeled_loss(self, inference: alice.Inference) -> Tensor:
         """L_v with its gradient, but without another pass: `L_v + <θ - θ', v>` at θ' = θ, with θ' held constant."""

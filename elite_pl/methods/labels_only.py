@@ -33,5 +33,5 @@ class LabelsOnly(Detector):
 
         With augmentation they stay those of the changed samples, which the views at test time are like.
         """
-        if self.augmentation is None and batch_idx == int(self.trainer.num_training_batches) - 1:
+        if self.augmentation is None and self.ends_epoch(batch_idx):
             self.calibrate(self.data)

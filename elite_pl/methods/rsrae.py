@@ -79,7 +79,7 @@ class Rsrae(Detector):
             loss = self.loss_of(UPDATES[turn], batch)
             self.descend(optimizers[turn], loss)
             self.observe(**{UPDATES[turn]: loss})
-        if batch_idx == int(self.trainer.num_training_batches) - 1:
+        if self.ends_epoch(batch_idx):
             self.log_means()
 
     def loss_of(self, update: str, batch: Batch) -> Tensor:

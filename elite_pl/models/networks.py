@@ -25,6 +25,7 @@ SLOPE = 0.01  # of the leaky rectifiers
 
 
 Norm = Literal["batch", "layer", "none"]
+Activation = Literal["leaky_relu", "relu"]
 
 
 class Backbone(NamedTuple):
@@ -91,6 +92,8 @@ def mlp(
     hidden: Sequence[Width] = (128, 64),
     outputs: Width = 32,
     norm: Norm = "batch",
+    activation: Activation = "leaky_relu",
+    bias: bool = False,
 ) -> Backbone:
     """A multi-layer perceptron over the flattened sample.
 
@@ -99,15 +102,17 @@ def mlp(
         hidden: Width of each hidden layer of the encoder; the decoder mirrors them.
         outputs: k, the number of the encoder's outputs.
         norm: How hidden layers are normalised, see `norm_layer`.
+        activation: Of hidden layers.
+        bias: Whether layers have one: with it a network can map everything to the center of a hypersphere.
     """
     widths = (math.prod(sample_shape), *hidden, outputs)
 
     def layers(widths: tuple[int, ...]) -> list[nn.Module]:
         modules: list[nn.Module] = []
         for i, (before, after) in enumerate(pairwise(widths)):
-            modules.append(nn.Linear(before, after, bias=False))
+            modules.append(nn.Linear(before, after, bias=bias))
             if i < len(widths) - 2:
-                modules += [*norm_layer(norm, after), nn.LeakyReLU(SLOPE)]
+                modules += [*norm_layer(norm, after), nn.ReLU() if activation == "relu" else nn.LeakyReLU(SLOPE)]
         return modules
 
     encoder = nn.Sequential(nn.Flatten(), *layers(widths))

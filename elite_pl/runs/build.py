@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,10 +17,11 @@ from torch import nn
 from elite_pl import seeding
 from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.annotations import Positive, argument_kinds, at_least, check
-from elite_pl.config import Config, instantiate, plain
+from elite_pl.config import Config, Constructor, instantiate, plain
 from elite_pl.data import splits
 from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import preprocessing
 from elite_pl.data.rows import Rows
@@ -64,12 +65,11 @@ class Step:
 STEP = [field.name for field in fields(Step)]
 
 
-def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
+def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
     """Source and split of a configuration, as a data module.
 
     Args:
         config: A checked configuration.
-        held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
         arrays: Data in memory, in the place of the source.
     """
     kept = Path(config.output_dir) / "features" if arrays is None else None
@@ -98,9 +98,6 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
             gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
             arrays = features.in_place_of_images(arrays, split, kept, torch.device("cuda" if gpu else "cpu"))
             size, scaling = None, "standard"
-        if held_out is not None:
-            split, held = splits.hold_out(split, *held_out)
-            arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held], ids_test=None)
         return PollutedData(
             arrays,
             split,
@@ -111,7 +108,13 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
             labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
             features=features,
+            feature_map=given("feature_map", config.feature_map, FeatureMap),
         )
+
+
+def given(key: str, node: Any, kind: type) -> Constructor | None:
+    """A node of the configuration as of `instantiate`; None where it has no target."""
+    return None if node is None or node.get("_target_") is None else instantiate(key, node, kind)
 
 
 def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
@@ -173,8 +176,8 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
             raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
         options: dict[str, Any] = {"backbone": backbone, "pretrained": pretrained}
-        if config.augmentation is not None and config.augmentation.get("_target_") is not None:
-            augmentation = instantiate("augmentation", config.augmentation, Augmentation)()
+        if (make_augmentation := given("augmentation", config.augmentation, Augmentation)) is not None:
+            augmentation = make_augmentation()
             with input_errors("augmentation"):
                 options["views"] = augmentation.views(sample_shape) if augmentation.test_views else None
             options["augmentation"] = augmentation
@@ -241,7 +244,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
         "backbone": resolved["backbone"],
         "augmentation": resolved["augmentation"],
         "pretrain": {key: value for key, value in resolved["method"].items() if key.startswith("pretrain_")},
-        "preprocessing": [resolved["dataset"][key] for key in ("size", "scaling")],
+        "preprocessing": [*(resolved["dataset"][key] for key in ("size", "scaling")), resolved["feature_map"]],
         "batches": [data.batch_size, config.seed],
         "data": data.arrays.fingerprint,
         "split": [getattr(data.split, part).tolist() for part in ("unlabeled", "labeled")],

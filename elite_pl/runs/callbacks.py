@@ -131,6 +131,8 @@ class TimeLeft(pl.Callback):
         """Counts the steps that are left."""
         assert trainer.max_epochs is not None
         steps = (trainer.max_epochs - trainer.current_epoch) * int(trainer.num_training_batches)
+        if trainer.max_steps >= 0:
+            steps = min(steps, trainer.max_steps - trainer.global_step)
         self.estimate = Estimate("training", steps, **self.settings)
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -161,7 +161,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
             "augmentation": None,
             "state": content["score"],
             "sample_shape": shape,
-            "preprocessing": made,
+            "preprocessing": {**made, "feature_map": None},
             "features": None,
             "samples": {
                 "shape": shape if size is None else [shape[0], None, None],
@@ -249,13 +249,41 @@ def _is_features(value: Any) -> bool:
 
 def _is_preprocessing(value: Any, shape: list[int]) -> bool:
     """Whether it is a `Preprocessing` that leads to samples of a shape."""
+    if not _has(value, Preprocessing._fields):
+        return False
+    if (mapped := value["feature_map"]) is not None:
+        if not _is_feature_map(mapped, value["shift"], shape):
+            return False
+        shape = list(mapped["mean"].shape)
     return (
-        _has(value, Preprocessing._fields)
-        and isinstance(value["contrast"], bool)
+        isinstance(value["contrast"], bool)
         and (value["size"] is None or shape[1:] == [value["size"]] * 2)
         and all(
             isinstance(part, Tensor) and part.is_floating_point() and list(part.shape) in ([], shape)
             for part in (value["shift"], value["scale"])
         )
         and bool((value["scale"] > 0).all())
+    )
+
+
+def _is_feature_map(value: Any, like: Any, shape: list[int]) -> bool:
+    """Whether it is what `FeatureMap.to_plain` returns, of the type of a tensor, and makes samples of a shape."""
+    names = ("mean", "deviation", "quantiles", "factor")
+    if not _has(value, (*names, "gaussian", "bins")):
+        return False
+    mean, deviation, quantiles, factor = tensors = [value[name] for name in names]
+    gaussian, bins = value["gaussian"], value["bins"]
+    return (
+        all(isinstance(part, Tensor) and isinstance(like, Tensor) and part.dtype == like.dtype for part in tensors)
+        and mean.ndim == 1
+        and deviation.shape == mean.shape
+        and quantiles.ndim == 2
+        and quantiles.shape[1:] == mean.shape
+        and factor.ndim == 0
+        and bool((deviation > 0).all() and (quantiles.diff(dim=0) >= 0).all())
+        and isinstance(gaussian, bool)
+        and type(bins) is int
+        and 0 <= bins < len(quantiles)
+        and (bins == 0 or (len(quantiles) - 1) % bins == 0)
+        and shape == [len(mean) * (1 + gaussian + bins)]
     )

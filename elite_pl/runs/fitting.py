@@ -20,10 +20,10 @@ from elite_pl.errors import InputError, LabelError
 from elite_pl.runs.build import make_data, make_detector, make_trainer, use_threads
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.launch import takes_processes
-from elite_pl.runs.run import fit as train
 from elite_pl.runs.run import trained_detector
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.trained import TrainedDetector
+from elite_pl.runs.training import fit as train
 
 RECOMMENDED = "elite_svdd"  # for data of one's own
 

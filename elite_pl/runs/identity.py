@@ -46,9 +46,13 @@ BEFORE: dict[str, object] = {
     "trainer.max_steps": -1,
     "trainer.max_time": None,
     "backbone.norm": "batch",
+    "backbone.activation": "leaky_relu",
+    "backbone.bias": False,
+    "feature_map": {"_target_": None},
     "augmentation": {"_target_": None},
     "method.labeled_copies": 1,
     "method.average_decay": None,
+    "method.contamination": None,
     "callbacks": {
         "labeled_loss": {"_target_": "elite_pl.runs.LabeledLoss"},
         "time_left": {"_target_": "elite_pl.runs.TimeLeft"},

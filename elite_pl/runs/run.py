@@ -1,10 +1,8 @@
 """One run, from the raw data to its directory of results, top to bottom."""
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from elite_pl import distributed
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.data.datamodule import PollutedData
@@ -22,7 +19,6 @@ from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
-from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs import loggers, plots
@@ -33,6 +29,7 @@ from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.trained import TrainedDetector
+from elite_pl.runs.training import fit
 
 log = logging.getLogger(__name__)
 ENOUGH = 10_000  # samples that tell the units of all
@@ -115,40 +112,6 @@ def run_directory(
     finally:
         if (wandb_run := loggers.wandb_run(trainer.logger)) is not None:
             loggers.close(wandb_run, exit_code)
-
-
-def fit(
-    detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, going_on: Path | None = None
-) -> None:
-    """Fits a detector: by Lightning, from a checkpoint if there is one, or all at once.
-
-    Args:
-        detector: The detector.
-        data: What it learns from.
-        trainer: Trains it by gradient; a method that has none only logs to its logger.
-        history: Gets a row an epoch; one in all from a method without a gradient.
-        going_on: The checkpoint of a run that was interrupted.
-
-    Raises:
-        InputError: If the trainer's settings let it end before its first epoch does.
-    """
-    if isinstance(detector, Detector):
-        trainer.fit(detector, datamodule=data, ckpt_path=going_on, weights_only=True)
-        trainer.strategy.barrier()
-        distributed.leave_group()
-        if not history.rows:
-            raise InputError("trainer: ends before its first epoch does; give max_steps or max_time more room")
-        return
-    assert isinstance(detector, ShallowDetector)
-    start = time.monotonic()
-    detector.fit(data)
-    history.seconds = time.monotonic() - start
-    row: dict[str, float] = {}
-    if len(data.test):
-        row["test/auroc"] = metrics.roc_auc(detector.score_samples(data.test), data.anomalous("test"))
-        for logger in trainer.loggers:
-            logger.log_metrics(row, step=1)
-    history.add({"epoch": 1, "step": 1, **row})
 
 
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:

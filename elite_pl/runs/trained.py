@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.sample_format import SampleFormat
@@ -65,6 +66,7 @@ class TrainedDetector(nn.Module):
         self.size, self.contrast = preprocessing.size, preprocessing.contrast
         self.register_buffer("shift", preprocessing.shift)
         self.register_buffer("scale", preprocessing.scale)
+        self.feature_map = preprocessing.feature_map
         self.features = features
         self.samples, self.threshold, self.margin = samples, threshold, margin
         self.training_scores, self.config = training_scores, config
@@ -78,7 +80,7 @@ class TrainedDetector(nn.Module):
             sample = sample[:, None]
         if self.features is not None:
             sample = self.features(sample)
-        preprocessing = Preprocessing(self.size, self.contrast, self.shift, self.scale)
+        preprocessing = Preprocessing(self.size, self.contrast, self.shift, self.scale, self.feature_map)
         return self.model(preprocessing.scaled(preprocessing.once(sample)))
 
     @torch.no_grad()
@@ -127,6 +129,7 @@ class TrainedDetector(nn.Module):
                 "contrast": self.contrast,
                 "shift": self.shift.cpu(),
                 "scale": self.scale.cpu(),
+                "feature_map": self.feature_map and self.feature_map.to_plain(),
             },
             "features": self.features and self.features.to_plain(),
             "samples": {**self.samples._asdict(), "shape": list(self.samples.shape)},
@@ -163,7 +166,9 @@ def load(
             names the file.
     """
     content = detector_file.read(path)
-    preprocessing = Preprocessing(**content["preprocessing"])
+    made = content["preprocessing"]
+    mapped = made["feature_map"] and FeatureMap(**made["feature_map"])
+    preprocessing = Preprocessing(**{**made, "feature_map": mapped})
     parts = (content[key] and Part(**content[key]) for key in Recipe._fields)
     recipe = Recipe(*parts)
     shape, known = tuple(content["sample_shape"]), content["training_scores"]
