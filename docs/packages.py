@@ -20,7 +20,7 @@ ROOMS = {
     "report": "tables, figures, one page, dashboard",
     "commands": "what a person types",
 }
-COMMANDS = {"train", "search"}  # and `report.__main__`
+COMMANDS = {"train", "search", "audit"}  # and `report.__main__`
 
 HEAD = """\
 # Rooms

@@ -31,7 +31,7 @@ PLACES = {
     "matplotlib": {"runs.plots", "report.figures"},
     "optuna": {"search"},
     "pandas": {"studies.read"},
-    "PIL": {"data.sources.images"},
+    "PIL": {"data.sources.images", "report.gallery"},
     "piqp": {"methods.ssad"},
     "polars": {"data.sources.table"},
     "pyod": {"runs.pyod_detector"},

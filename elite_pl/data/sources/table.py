@@ -52,7 +52,8 @@ def table(
         label_column: Its name; None if no row is labeled.
         id_column: The column that names the rows; None for none.
         drop_columns: Columns that are not to be learned from.
-        labels_file: A CSV file with columns id and label that changes labels, see `given.relabeled`; None for none.
+        labels_file: A CSV file with columns id (index without an id column) and label that changes labels, see
+            `given.relabeled`; None for none.
         max_categories: How many words of a column get a feature of their own.
         test_fraction: With labels="classes" and no `test_path`: share of each class that is put aside for the test.
 
@@ -65,8 +66,6 @@ def table(
     if labels == "classes" and (label_column is None or labels_file is not None):
         key = "label_column" if label_column is None else "labels_file"
         raise InputError(f"dataset.{key}: dataset.labels=classes takes the classes from dataset.label_column")
-    if labels_file is not None and id_column is None:
-        raise InputError(f"dataset.labels_file={labels_file}: names rows by their ids; give dataset.id_column")
 
     def read(key: str, path: str) -> tuple[pl.DataFrame, np.ndarray, np.ndarray | None]:
         with input_errors(f"dataset.{key}={path}"):
@@ -79,7 +78,7 @@ def table(
             return frame, label(f"column {label_column}", found), ids
 
     frame, y, ids = read("path", path)
-    if labels_file is not None and ids is not None:
+    if labels_file is not None:
         y = relabeled(y, ids, labels_file, "rows")
     if test_path is not None:
         test_frame, y_test, ids_test = read("test_path", test_path)
