@@ -33,7 +33,7 @@ PLACES = {
     "pandas": {"studies.read"},
     "PIL": {"data.sources.images"},
     "piqp": {"methods.ssad"},
-    "polars": {"data.sources.table"},
+    "polars": {"data.sources.table", "data.sources.table_parts", "deployment.outputs"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
     "sklearn": {
