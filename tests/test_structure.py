@@ -33,7 +33,7 @@ PLACES = {
     "pandas": {"studies.read"},
     "PIL": {"data.sources.images", "report.gallery"},
     "piqp": {"methods.ssad"},
-    "polars": {"data.sources.table"},
+    "polars": {"data.sources.table", "data.sources.table_parts", "deployment.outputs"},
     "pyod": {"runs.pyod_detector"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},

@@ -250,5 +250,5 @@ class MeanOverViews(Score):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        drawn = (view.expand(len(sample), -1) for view in self.views)
+        drawn = (view.expand(sample.shape[0], -1) for view in self.views)
         return torch.stack([self.score(self.augmentation.apply(sample, draws)) for draws in drawn]).mean(0)

@@ -5,8 +5,8 @@ looked at before it is unpacked, and each value before it is used.
 
 In it: `format_version`, `method`, `network` and `score` (see `Recipe`), their `state` (weights and buffers by name),
 `sample_shape` as the network sees it, `preprocessing`, `features` (or None, see `FrozenFeatures`), `samples` (what raw
-ones are like, see `SampleFormat`), `threshold`, `margin` (or None), `training_scores` (or None) and the `config` of the
-training.
+ones are like, see `SampleFormat`), `encoding` (of the rows of a table, see `Encoding`, or None), `threshold`, `margin`
+(or None), `training_scores` (or None) and the `config` of the training.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor
 import elite_pl
 from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.annotations import is_of
+from elite_pl.data.encoding import Encoding
 from elite_pl.data.preprocessing import Preprocessing, Size
 from elite_pl.data.sample_format import VALUES, SampleFormat
 from elite_pl.errors import input_errors, one_line
@@ -39,7 +40,7 @@ GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 GLOBALS |= {f"torch {kind}Storage" for kind in ("Bool", "Byte", "Double", "Float", "Int", "Long")}
 
 DEEPEST = 20  # containers in each other
-MOST = 100_000  # values in a file
+MOST = 2**20  # values in a file; a table of 20,000 columns has 800,000, at 32 words a column
 LARGEST = 2**27  # numbers in a sample
 
 
@@ -168,6 +169,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
                 "channels_last": False,
                 "values": values,
             },
+            "encoding": None,
             "threshold": content["threshold"],
             "margin": None if margin is None else float(margin),
             "training_scores": None,
@@ -189,6 +191,7 @@ def _check_types(content: dict[str, Any]) -> None:
         "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
         "features": lambda value: value is None or _is_features(value),
         "samples": _is_format,
+        "encoding": lambda value: value is None or _is_encoding(value, content["samples"]["shape"]),
         "threshold": _is_finite,
         "margin": lambda value: value is None or _is_finite(value),
         "training_scores": lambda value: value is None or (isinstance(value, Tensor) and value.ndim == 1),
@@ -235,6 +238,14 @@ def _is_format(value: Any) -> bool:
         and isinstance(value["channels_last"], bool)
         and value["values"] in VALUES
     )
+
+
+def _is_encoding(value: Any, shape: list[int | None]) -> bool:
+    """Whether it is what `Encoding.to_plain` returns, and leads to samples of a shape."""
+    try:
+        return shape == [len(Encoding.from_plain(value).features)]
+    except ValueError:
+        return False
 
 
 def _is_features(value: Any) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.encoding import Encoding
 from elite_pl.data.rows import Rows
 from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError
@@ -190,6 +191,7 @@ def trained_detector(
             if data.features
             else SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape)
         ),
+        encoding=None if data.arrays.encoding is None else Encoding.from_plain(data.arrays.encoding),
         threshold=choose_threshold(labeled, data.labeled_y, unlabeled),
         margin=None if margin is None else float(margin),
         training_scores=torch.cat([unlabeled, labeled]).double().numpy()[np.argsort(index)],

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elite_pl.data.encoding import Encoding
 from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.sample_format import SampleFormat
+from elite_pl.data.sources.table import encoded
 from elite_pl.errors import input_errors
 from elite_pl.models.pretrained import trained_features
 from elite_pl.models.recipe import Part, Recipe
@@ -38,6 +40,7 @@ class TrainedDetector(nn.Module):
         preprocessing: What happens to raw samples.
         features: What the samples are features by, before anything else happens to them; None for themselves.
         samples: What raw samples are like.
+        encoding: How a row of a table becomes a raw sample; None for other data.
         threshold: The score above which a sample is called an anomaly.
         margin: C of Eq. 4, the score to which training pushed anomalies; None where there is none.
         training_scores: Scores of the samples that it was trained on, labeled and unlabeled, in their order, shape
@@ -58,6 +61,7 @@ class TrainedDetector(nn.Module):
         preprocessing: Preprocessing,
         features: FrozenFeatures | None,
         samples: SampleFormat,
+        encoding: Encoding | None,
         threshold: float,
         margin: float | None,
         training_scores: np.ndarray | None,
@@ -69,7 +73,7 @@ class TrainedDetector(nn.Module):
         self.register_buffer("shift", preprocessing.shift)
         self.register_buffer("scale", preprocessing.scale)
         self.feature_map = preprocessing.feature_map
-        self.features = features
+        self.features, self.encoding = features, encoding
         self.samples, self.threshold, self.margin = samples, threshold, margin
         self.training_scores, self.config = training_scores, config
         self.eval()
@@ -85,12 +89,14 @@ class TrainedDetector(nn.Module):
         preprocessing = Preprocessing(self.size, self.contrast, self.shift, self.scale, self.feature_map)
         return self.model(preprocessing.scaled(preprocessing.once(sample)))
 
-    @torch.no_grad()
-    def score(self, x: Any) -> np.ndarray:
+    def score(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The anomaly scores of samples, higher for the more anomalous.
 
         Args:
-            x: Raw samples as in training, shape (n, ...), any number: an array, a tensor, lists or a data frame.
+            x: Raw samples as in training, shape (n, ...), any number: an array, a tensor, lists or a data frame. Of a
+                detector that was trained on a table, a data frame (polars, pandas) with the same columns, in any order,
+                or arrays by their names.
+            batch_size: How many are scored at a time; None for as many as are fast.
 
         Returns:
             Scores, float64 of shape (n,).
@@ -98,9 +104,20 @@ class TrainedDetector(nn.Module):
         Raises:
             ValueError: If they are not like those of training, or so extreme that a score is not finite.
         """
-        values = self.samples.checked("x", x)
+        if self.encoding is not None and (isinstance(x, Mapping) or hasattr(x, "columns")):
+            return self.score_checked(encoded(x, self.encoding), batch_size)
+        return self.score_checked(self.samples.checked("x", x), batch_size)
+
+    @property
+    def chunk(self) -> int:
+        """How many samples are scored at a time, as fast as can be, without much memory."""
+        return max(1, min(CHUNK, NUMBERS // math.prod(self.sample_shape)))
+
+    @torch.inference_mode()
+    def score_checked(self, values: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """As `score`, of an array that `samples.checked` has returned."""
         self.eval()
-        size = max(1, min(CHUNK, NUMBERS // math.prod(self.sample_shape)))
+        size = batch_size or self.chunk
         chunks = (torch.tensor(values[i : i + size], device=self.shift.device) for i in range(0, len(values), size))
         scores = torch.cat([self(chunk) for chunk in chunks]).double().cpu().numpy()
         if not np.isfinite(scores).all():
@@ -135,6 +152,7 @@ class TrainedDetector(nn.Module):
             },
             "features": self.features and self.features.to_plain(),
             "samples": {**self.samples._asdict(), "shape": list(self.samples.shape)},
+            "encoding": self.encoding and self.encoding.to_plain(),
             "threshold": self.threshold,
             "margin": self.margin,
             "training_scores": None if known is None else torch.as_tensor(known),
@@ -201,6 +219,7 @@ def load(
         preprocessing=preprocessing,
         features=features,
         samples=samples,
+        encoding=content["encoding"] and Encoding.from_plain(content["encoding"]),
         threshold=content["threshold"],
         margin=content["margin"],
         training_scores=None if known is None else known.double().numpy(),
