@@ -39,8 +39,8 @@ class EliteDetector(OutlierMixin, BaseEstimator):
     >>> from sklearn.pipeline import make_pipeline
     >>> X[::7, 0] = np.nan
     >>> pipeline = make_pipeline(SimpleImputer(), EliteDetector("label_spreading")).fit(X, labels)
-    >>> pipeline.score_samples([[0.0, 0.0], [5.0, 5.0]]).round(1)
-    array([-0. , -0.9])
+    >>> pipeline.predict([[0.0, 0.0], [5.0, 5.0]])
+    array([ 1, -1])
 
     Without labels `method=None` is an isolation forest: it takes anomalies for few and far from the rest, and 5 % for
     their share, unless `contamination` says another one.
