@@ -1,3 +1,4 @@
+from elite_pl.methods.auto import Auto as Auto
 from elite_pl.methods.base import BaseDetector as BaseDetector
 from elite_pl.methods.base import Detector as Detector
 from elite_pl.methods.deep_sad import DeepSad as DeepSad

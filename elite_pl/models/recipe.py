@@ -109,6 +109,15 @@ class Recipe(NamedTuple):
             network = _without_weights(**network.arguments)
         return cls(network, part, Part.of(config["augmentation"]) if over_views else None)
 
+    def to_plain(self) -> dict[str, Any]:
+        """The parts as plain values."""
+        return {name: part and part._asdict() for name, part in self._asdict().items()}
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Recipe:
+        """What `to_plain` describes, which may stand among other keys."""
+        return cls(*(plain[name] and Part(**plain[name]) for name in cls._fields))
+
     def make(
         self,
         sample_shape: tuple[int, ...],

@@ -160,6 +160,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
             "network": network and network._asdict(),
             "score": score._asdict(),
             "augmentation": None,
+            "members": [],
             "state": content["score"],
             "sample_shape": shape,
             "preprocessing": {**made, "feature_map": None},
@@ -183,12 +184,13 @@ def _check_types(content: dict[str, Any]) -> None:
     """Compares the values of a file with what they should be."""
     rules: dict[str, Callable[[Any], bool]] = {
         "method": lambda value: isinstance(value, str),
+        "sample_shape": lambda value: _is_shape(value) and None not in value,
+        "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
         "network": lambda value: value is None or _is_part(value),
         "score": _is_part,
         "augmentation": lambda value: value is None or _is_part(value),
-        "state": lambda value: isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values()),
-        "sample_shape": lambda value: _is_shape(value) and None not in value,
-        "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
+        "members": lambda value: _is_members(value, content["preprocessing"]["shift"]),
+        "state": _is_state,
         "features": lambda value: value is None or _is_features(value),
         "samples": _is_format,
         "encoding": lambda value: value is None or _is_encoding(value, content["samples"]["shape"]),
@@ -219,6 +221,26 @@ def _is_part(value: Any) -> bool:
         and isinstance(value["constructor"], str)
         and isinstance(value["arguments"], dict)
         and all(isinstance(name, str) for name in value["arguments"])
+    )
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it holds nothing but tensors."""
+    return isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values())
+
+
+def _is_members(value: Any, like: Tensor) -> bool:
+    """Whether it is a list of what `Member.to_plain` returns, with numbers of the type of a tensor."""
+    keys = ("network", "score", "augmentation", "state", "sample_shape", "feature_map")
+    return isinstance(value, list) and all(
+        _has(member, keys)
+        and _is_part(member["score"])
+        and all(member[key] is None or _is_part(member[key]) for key in ("network", "augmentation"))
+        and _is_state(member["state"])
+        and _is_shape(member["sample_shape"])
+        and None not in member["sample_shape"]
+        and (member["feature_map"] is None or _is_feature_map(member["feature_map"], like, member["sample_shape"]))
+        for member in value
     )
 
 

@@ -20,8 +20,9 @@ from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.sample_format import SampleFormat
 from elite_pl.data.sources.table import encoded
 from elite_pl.errors import input_errors
+from elite_pl.models.mixture import Mixture
 from elite_pl.models.pretrained import trained_features
-from elite_pl.models.recipe import Part, Recipe
+from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import Score
 from elite_pl.runs import detector_file
 
@@ -134,14 +135,14 @@ class TrainedDetector(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file that `elite_pl.load` reads: tensors and plain values, no code."""
-        network, score, augmentation = self.recipe
         known = self.training_scores
+        mixture = self.model if isinstance(self.model, Mixture) else None
+        state = self.model.state_dict() if mixture is None else mixture.state()
         content = {
             "method": self.method,
-            "network": network and network._asdict(),
-            "score": score._asdict(),
-            "augmentation": augmentation and augmentation._asdict(),
-            "state": {name: value.cpu() for name, value in self.model.state_dict().items()},
+            **self.recipe.to_plain(),
+            "members": [] if mixture is None else mixture.to_plain(),
+            "state": {name: value.cpu() for name, value in state.items()},
             "sample_shape": list(self.sample_shape),
             "preprocessing": {
                 "size": self.size,
@@ -204,12 +205,15 @@ def load(
     made = content["preprocessing"]
     mapped = made["feature_map"] and FeatureMap(**made["feature_map"])
     preprocessing = Preprocessing(**{**made, "feature_map": mapped})
-    parts = (content[key] and Part(**content[key]) for key in Recipe._fields)
-    recipe = Recipe(*parts)
+    recipe = Recipe.of_plain(content)
     shape, known = tuple(content["sample_shape"]), content["training_scores"]
     samples = SampleFormat(**{**content["samples"], "shape": tuple(content["samples"]["shape"])})
     with input_errors(os.fspath(path)):
-        model = recipe.make(shape, content["state"], preprocessing.shift.dtype, constructors or {})
+        dtype = preprocessing.shift.dtype
+        if content["members"]:
+            model: Score = Mixture.of_plain(content["members"], content["state"], dtype, constructors or {})
+        else:
+            model = recipe.make(shape, content["state"], dtype, constructors or {})
         features = content["features"] and _frozen_features(content["features"], samples, weights)
     return TrainedDetector(
         method=content["method"],
