@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_FORMULA = "=+-@\t\r\n＝＋－＠"  # what a spreadsheet takes for the beginning of one
 MOST = 16 * 2**20  # bytes of a file, or of a line, that is read as text; what we write is far smaller
 
 
@@ -91,17 +92,23 @@ def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows(map(_without_formula, row) for row in [header, *rows])
+    writer.writerows(map(without_formula, row) for row in [header, *rows])
     return file.getvalue()
 
 
-def _without_formula(value: object) -> object:
-    if isinstance(value, str) and value.startswith(tuple("=+-@\t\r\n＝＋－＠")):
+def without_formula(value: object) -> object:
+    """A value as `csv_text` writes it."""
+    if isinstance(value, str) and value.startswith(tuple(_FORMULA)):
         with contextlib.suppress(ValueError):
             float(value)
             return value
         return f"'{value}"
     return value
+
+
+def with_formula(text: str) -> str:
+    """A text of `csv_text` without the quote that keeps a spreadsheet from running it."""
+    return text[1:] if text.startswith(tuple(f"'{sign}" for sign in _FORMULA)) else text
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

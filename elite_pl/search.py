@@ -9,10 +9,8 @@ import argparse
 import logging
 import math
 import shlex
-import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from omegaconf import open_dict, read_write
 
 from elite_pl import cli, config, seeding
-from elite_pl.errors import InputError, TrainingError, one_line
+from elite_pl.errors import InputError, LabelError, TrainingError, one_line
 from elite_pl.files import atomic_write, csv_text
 from elite_pl.runs.identity import digest
 from elite_pl.runs.results import check_writable
@@ -121,13 +119,19 @@ def check(spec: RunSpec, folds: int) -> None:
     """Refuses, before anything is written, what no trial could be trained with; arguments as of `cross_validated`.
 
     Raises:
-        InputError: If data, detector or trainer cannot be made of it.
+        InputError: If data, detector or trainer cannot be made of it, or a kind has fewer labeled samples than folds.
     """
+    from elite_pl.data import splits
     from elite_pl.runs import build, launch
 
     build.use_threads(spec.config)
-    data = build.make_data(spec.config, held_out=(0, folds))
-    build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), data)
+    data = build.make_data(spec.config)
+    with build.data_errors(spec.config, data.arrays):
+        fewest = min(int((data.labeled_y == kind).sum()) for kind in (splits.NORMAL, splits.ANOMALY))
+        if fewest < max(2, folds):
+            raise LabelError(f"{fewest} labeled samples of a kind make no {folds} folds")
+    fold = data.under(splits.hold_out(data.split, 0, folds)[0])
+    build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), fold)
     build.make_trainer(spec, build.History(Path()))
     if launch.takes_processes(spec):
         raise InputError(f"trainer.devices={spec.plain['trainer']['devices']}: a search takes one process; use 1")
@@ -135,8 +139,6 @@ def check(spec: RunSpec, folds: int) -> None:
 
 def cross_validated(spec: RunSpec, folds: int) -> float:
     """ROC AUC over all labeled samples, each scored by a detector that was trained without its label.
-
-    Scores of different networks do not compare, so each counts by the share of unlabeled samples below it.
 
     Args:
         spec: The run whose detectors are trained.
@@ -146,35 +148,18 @@ def cross_validated(spec: RunSpec, folds: int) -> float:
         In 0..1.
 
     Raises:
-        InputError: If there are fewer labeled samples of a kind than folds.
+        InputError: If they cannot learn from so few labels.
         TrainingError: If a training goes wrong.
     """
-    import torch
-
     from elite_pl.algorithm import metrics
     from elite_pl.runs import build
-    from elite_pl.runs.callbacks import History
-    from elite_pl.runs.run import fit
+    from elite_pl.runs.crossfit import cross_fit
 
-    cfg = spec.config
-    build.use_threads(cfg)
-    shares, truth = [], []
-    for fold in range(folds):
-        data = build.make_data(cfg, held_out=(fold, folds))
-        with tempfile.TemporaryDirectory() as place:
-            history = History(Path(place) / "history.csv")
-            trainer = build.make_trainer(replace(spec, directory=Path(place)), history)
-            detector = build.make_detector(cfg, data.sample_shape, build.pretrained_file(cfg, data))
-            build.check_data(cfg, detector, data)
-            fit(detector, data, trainer, history)
-        detector.to("cpu")
-        data.place(torch.device("cpu"))
-        unlabeled = detector.score_samples(data.unlabeled).sort().values
-        held_out = detector.score_samples(data.test)
-        below, up_to = (torch.searchsorted(unlabeled, held_out, side=side) for side in ("left", "right"))
-        shares.append((below + up_to) / (2 * len(unlabeled)))
-        truth.append(data.anomalous("test"))
-    return metrics.roc_auc(torch.cat(shares), torch.cat(truth))
+    build.use_threads(spec.config)
+    data = build.make_data(spec.config)
+    with build.data_errors(spec.config, data.arrays):
+        found = cross_fit(spec, data, folds, unlabeled=False, cached=True)
+    return metrics.roc_auc(found.labeled, data.labeled_y < 0)
 
 
 def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = None) -> list[str]:

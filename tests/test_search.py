@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from elite_pl import search
-from elite_pl.data import splits
 
 QUICK = ["method=labels_only", "method.pretrain_epochs=0", "label_ratio=0.2", "normal_class=3", "logger=none"]
 RATES = "method.optimizer.lr=1e-9,1e-2"
@@ -134,20 +133,3 @@ def test_that_every_trial_fails_is_a_failure(searched):
 def test_without_optuna(searched, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert searched("epochs=1,2") == (2, "", "error: elite_pl.search needs Optuna: pip install 'elite_pl[search]'\n")
-
-
-@pytest.mark.parametrize("parts", [2, 3, 4])
-def test_every_labeled_sample_is_held_out_once(parts):
-    y = np.repeat(np.arange(4), 50)
-    split = splits.polluted_one_vs_rest(
-        y, y, dataset="x", normal_class=1, pollution=0.4, label_ratio=0.2, n_train=80, seed=0
-    )
-    held = []
-    for part in range(parts):
-        rest, out = splits.hold_out(split, part, parts)
-        assert set(rest.labeled) == set(split.labeled) - set(out) and (rest.unlabeled == split.unlabeled).all()
-        assert (np.where(y[rest.labeled] == 1, 1, -1) == rest.labeled_y).all()
-        assert abs(int((y[out] == 1).sum()) - int((y[out] != 1).sum())) == 0
-        assert (rest.test == np.arange(len(out))).all()
-        held += out.tolist()
-    assert sorted(held) == sorted(split.labeled)

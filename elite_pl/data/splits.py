@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 
 from elite_pl.annotations import Range, Share, at_least, checked
-from elite_pl.errors import LabelError
 from elite_pl.files import atomic_write
 
 NORMAL, ANOMALY, UNLABELED = 1, -1, 0
@@ -52,29 +51,44 @@ class Split:
             return cls(**{field.name: arrays[field.name] for field in fields(cls)})
 
 
-def hold_out(split: Split, part: int, parts: int) -> tuple[Split, np.ndarray]:
-    """Takes one of several parts, with the same share of both kinds, out of the labeled samples.
+def folds_of(labeled_y: np.ndarray, folds: int) -> int:
+    """Into how many parts labeled samples can be divided, each with samples of every kind of which there are several.
+
+    Args:
+        labeled_y: (M,), +1 or -1.
+        folds: How many there are to be, at most.
+
+    Returns:
+        At least 2.
+    """
+    counts = (int((labeled_y == kind).sum()) for kind in (NORMAL, ANOMALY))
+    return max(2, min([folds, *(count for count in counts if count > 1)]))
+
+
+def hold_out(split: Split, part: int, parts: int, order: np.ndarray | None = None) -> tuple[Split, Split]:
+    """Takes one of several parts out of a training set, with the same share of both kinds of labeled samples.
+
+    The only labeled sample of its kind is never taken out: nothing would be left to learn the kind from.
 
     Args:
         split: The split.
         part: Which one, from 0.
         parts: How many there are.
+        order: The positions of the unlabeled samples, (N,), every `parts`-th of which is taken out; None for no
+            unlabeled sample.
 
     Returns:
-        The split without that part of its labeled samples and with that part to test on, and its indices into the
-        training part.
-
-    Raises:
-        LabelError: If there are fewer labeled samples of a kind than parts.
+        The split without that part, and that part: indices into the training part, without a test part.
     """
-    kinds = [np.flatnonzero(split.labeled_y == kind) for kind in (NORMAL, ANOMALY)]
-    fewest = min(map(len, kinds))
-    if fewest < parts or fewest < 2:
-        raise LabelError(f"{fewest} labeled samples of a kind make no {parts} folds")
-    out = np.concatenate([kind[part::parts] for kind in kinds])
-    held = split.labeled[out]
-    labeled, labeled_y = np.delete(split.labeled, out), np.delete(split.labeled_y, out)
-    return replace(split, labeled=labeled, labeled_y=labeled_y, test=np.arange(len(held))), held
+    kinds = (np.flatnonzero(split.labeled_y == kind) for kind in (NORMAL, ANOMALY))
+    labeled = np.concatenate([kind[part::parts] for kind in kinds if len(kind) > 1] or [np.arange(0)])
+    unlabeled = np.arange(0) if order is None else np.sort(order[part::parts])
+
+    def of(take: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Split:
+        labels = take(split.labeled, labeled), take(split.labeled_y, labeled)
+        return Split(take(split.unlabeled, unlabeled), *labels, test=np.arange(0))
+
+    return of(np.delete), of(np.take)
 
 
 @checked

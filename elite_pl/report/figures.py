@@ -225,3 +225,24 @@ def comparison_plot(
         legend_rows = -(-len(labelled) // max(1, int(width / 1.2)))
         legend_columns = -(-len(labelled) // legend_rows)
         axes.figure.legend(loc="outside upper center", ncols=legend_columns, columnspacing=1.2, handletextpad=0.4)
+
+
+def review_plot(path: str | os.PathLike[str], truth: np.ndarray) -> None:
+    """Draws how many of the hidden anomalies are found against how much is reviewed, the most suspicious first.
+
+    Args:
+        path: The picture.
+        truth: Which samples are anomalies, in the order in which they are reviewed, (n,) bool.
+    """
+    reviewed = 100 * np.arange(len(truth) + 1) / len(truth)
+    hidden = truth.sum()
+    found = 100 * np.concatenate([[0], np.cumsum(truth)]) / hidden
+    share = 100 * hidden / len(truth)
+    with axes_at(path, 4.2, 3.4) as axes:
+        axes.plot([0, share, 100], [0, 100, 100], color="black", linestyle=":", linewidth=1, label="a perfect order")
+        axes.plot([0, 100], [0, 100], color="grey", linestyle="--", linewidth=1, label="in any order")
+        axes.plot(reviewed, found, color=VERMILLION, linewidth=2, label="by suspicion")
+        axes.set(
+            xlim=(0, 100), ylim=(0, 101), xlabel="unlabeled samples reviewed (%)", ylabel="hidden anomalies found (%)"
+        )
+        axes.legend(loc="lower right")

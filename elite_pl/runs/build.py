@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,12 +65,11 @@ class Step:
 STEP = [field.name for field in fields(Step)]
 
 
-def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: Arrays | None = None) -> PollutedData:
+def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
     """Source and split of a configuration, as a data module.
 
     Args:
         config: A checked configuration.
-        held_out: (i, k): the i-th of k parts of the labeled samples takes the place of the test part.
         arrays: Data in memory, in the place of the source.
     """
     kept = Path(config.output_dir) / "features" if arrays is None else None
@@ -99,9 +98,6 @@ def make_data(config: Config, held_out: tuple[int, int] | None = None, arrays: A
             gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
             arrays = features.in_place_of_images(arrays, split, kept, torch.device("cuda" if gpu else "cpu"))
             size, scaling = None, "standard"
-        if held_out is not None:
-            split, held = splits.hold_out(split, *held_out)
-            arrays = replace(arrays, x_test=arrays.x_train[held], y_test=arrays.y_train[held], ids_test=None)
         return PollutedData(
             arrays,
             split,

@@ -110,6 +110,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
         node, name = _holder(known, key)
         if name in node and node[name] == value:
             del node[name]
+    if source.get("_target_") in (OLD["elite_pl.data.npz"], "elite_pl.data.npy"):  # took no such file at first
+        for holder in (dataset, source):
+            if holder.get("labels_file", "") is None:
+                del holder["labels_file"]
     for key, aliases in ALIASES.items():
         node, name = _holder(known, key)
         if isinstance(node.get(name), str):

@@ -70,8 +70,12 @@ def finished(directory: str | os.PathLike[str], hash: str) -> dict[str, Any] | N
     return metrics if metrics.get("config_hash") == hash else None
 
 
-def check_writable(directory: str | os.PathLike[str]) -> None:
+def check_writable(directory: str | os.PathLike[str], key: str = "output_dir=") -> None:
     """Makes sure that `directory` can be made and written to, and leaves nothing behind.
+
+    Args:
+        directory: The directory.
+        key: What it is typed after, for the message.
 
     Raises:
         InputError: If it cannot.
@@ -87,7 +91,7 @@ def check_writable(directory: str | os.PathLike[str]) -> None:
         if full_disk(error):
             raise OSError(error.errno, error.strerror, str(directory)) from None
         reason = "is not a directory" if not place.is_dir() else f"cannot be written to ({error.strerror})"
-        raise InputError(f"output_dir={directory}: {place} {reason}; name a directory that you may write to") from None
+        raise InputError(f"{key}{directory}: {place} {reason}; name a directory that you may write to") from None
 
 
 # ------------------------------------------------------------------------------------------------ what a run leaves

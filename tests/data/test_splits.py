@@ -5,7 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from elite_pl.data.splits import Split, describe_classes, is_anomaly, known_labels, polluted_one_vs_rest, stratified
+from elite_pl.data.splits import (
+    Split,
+    describe_classes,
+    hold_out,
+    is_anomaly,
+    known_labels,
+    polluted_one_vs_rest,
+    stratified,
+)
 
 Y_TRAIN = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [400, 300, 300, 300, 300]))
 Y_TEST = np.repeat(np.arange(5), 4)
@@ -222,3 +230,21 @@ def test_stratified_is_fixed_and_keeps_the_classes():
 
 def test_describe_classes_stays_short():
     assert describe_classes(np.arange(1000)).endswith("18, 19 and 980 more")
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_every_sample_is_held_out_once(parts):
+    y = np.repeat(np.arange(4), 50)
+    split = polluted_one_vs_rest(y, y, dataset="x", normal_class=1, pollution=0.4, label_ratio=0.2, n_train=80, seed=0)
+    order = np.random.default_rng(0).permutation(len(split.unlabeled))
+    labeled, unlabeled = [], []
+    for part in range(parts):
+        rest, held = hold_out(split, part, parts, order)
+        for name in ("labeled", "unlabeled"):
+            both = np.concatenate([getattr(rest, name), getattr(held, name)])
+            assert sorted(both) == sorted(getattr(split, name))
+        assert (np.where(y[rest.labeled] == 1, 1, -1) == rest.labeled_y).all() and held.labeled_y.sum() == 0
+        assert len(rest.test) == 0 and (hold_out(split, part, parts)[0].unlabeled == split.unlabeled).all()
+        labeled += held.labeled.tolist()
+        unlabeled += held.unlabeled.tolist()
+    assert sorted(labeled) == sorted(split.labeled) and sorted(unlabeled) == sorted(split.unlabeled)

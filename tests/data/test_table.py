@@ -321,7 +321,7 @@ def test_things_that_are_no_table():
         ({"labels": "classes", "label_column": None}, ("dataset.label_column",)),
         ({"labels": "classes"}, ("column label is empty in 180 of 200 rows",)),
         ({"labels": "classes", "label_column": "id"}, ("every class has one row only",)),
-        ({"labels_file": "labels.csv"}, ("dataset.labels_file=labels.csv", "dataset.id_column")),
+        ({"labels_file": "labels.csv"}, ("dataset.labels_file=labels.csv: no such file", "index,label")),
         ({"labels_file": "labels.csv", "id_column": "id"}, ("dataset.labels_file=labels.csv: no such file",)),
         ({"test_path": "nowhere.csv"}, ("dataset.test_path=nowhere.csv: no such file",)),
     ],

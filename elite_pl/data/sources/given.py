@@ -13,6 +13,7 @@ import numpy as np
 from elite_pl.annotations import Range
 from elite_pl.data.splits import ANOMALY, NORMAL, UNLABELED
 from elite_pl.errors import input_errors, one_line
+from elite_pl.files import with_formula
 
 Labels = Literal["known", "classes"]
 Fraction = Annotated[float, Range("a number between 0 and 1", lambda value: 0 < value < 1)]
@@ -92,15 +93,15 @@ def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
         raise ValueError(f"all {len(y_test)} test {samples} are {kind}; both kinds, or no test part")
 
 
-def relabeled(y: np.ndarray, ids: np.ndarray, labels_file: str, samples: str) -> np.ndarray:
+def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: str) -> np.ndarray:
     """Labels, as a file of labels changes them.
 
-    The file is CSV with a column `path` or `id`, and a column `label`; other columns do not matter. What it does not
-    name keeps its label, and an empty label makes a sample unlabeled.
+    The file is CSV with a column `path` or `id`, or of samples without names `index` (from 0), and a column `label`;
+    other columns do not matter. What it does not name keeps its label, and an empty label makes a sample unlabeled.
 
     Args:
         y: The labels so far, (n,).
-        ids: Paths or ids of the samples, (n,).
+        ids: Paths or ids of the samples, (n,); None if they have none.
         labels_file: The file.
         samples: What samples are called in the message.
 
@@ -108,10 +109,12 @@ def relabeled(y: np.ndarray, ids: np.ndarray, labels_file: str, samples: str) ->
         InputError: If the file cannot be read, or names what is not there.
     """
     with input_errors(f"dataset.labels_file={labels_file}"):
-        given = _read(existing(labels_file, "a CSV file with columns path,label is right"))
+        keys = ("index",) if ids is None else ("path", "id")
+        given = _read(existing(labels_file, f"a CSV file with columns {keys[0]},label is right"), keys)
         place: dict[str, list[int]] = {}
-        for i, name in enumerate(ids.tolist()):
+        for i, name in enumerate(map(str, range(len(y))) if ids is None else ids.tolist()):
             place.setdefault(name, []).append(i)
+        given = {name if name in place else with_formula(name): label for name, label in given.items()}
         if strange := [name for name in given if name not in place]:
             raise ValueError(f"{len(strange)} of {len(given)} are none of the {samples}: {some(strange)}")
         y = y.copy()
@@ -120,8 +123,8 @@ def relabeled(y: np.ndarray, ids: np.ndarray, labels_file: str, samples: str) ->
         return y
 
 
-def _read(path: Path) -> dict[str, int]:
-    """The labels in a file by path or id."""
+def _read(path: Path, allowed: Sequence[str]) -> dict[str, int]:
+    """The labels in a file by whichever of the allowed columns names the samples in it."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -131,9 +134,11 @@ def _read(path: Path) -> dict[str, int]:
         raise ValueError("is not UTF-8; save it as UTF-8") from None
     except csv.Error as error:
         raise ValueError(f"is no CSV file ({one_line(error)})") from None
-    keys = [name for name in ("path", "id") if name in header]
+    keys = [name for name in allowed if name in header]
     if len(keys) != 1 or "label" not in header or len(set(header)) < len(header):
-        raise ValueError(f"its first line is {','.join(header)[:80] or 'empty'}; path,label is right, each once")
+        raise ValueError(
+            f"its first line is {','.join(header)[:80] or 'empty'}; {allowed[0]},label is right, each once"
+        )
     if ragged := [line for line, row in rows if len(row) != len(header)]:
         raise ValueError(f"line {ragged[0]} has not {len(header)} values, as the first line has")
     names, words = ([row[header.index(key)] for _, row in rows] for key in (keys[0], "label"))

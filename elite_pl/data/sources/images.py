@@ -120,18 +120,41 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         Exception: Whatever the decoding of a foreign file stumbles over.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     channels, height, width = shape
+    image = _upright(path, max(height, width)).convert("L" if channels == 1 else "RGB")
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def thumbnail(path: Path, side: int) -> np.ndarray:
+    """Decodes an image in its own proportions, no side of it longer than so many pixels.
+
+    Returns:
+        Pixels, uint8, (height, width, 3).
+
+    Raises:
+        Exception: As `read_image`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, as in `_attempts`
+        image = _upright(path, side).convert("RGB")
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
+def _upright(path: Path, side: int) -> Image.Image:
+    """An image as a person sees it, of 8 bits a channel; of a JPEG perhaps no more than is needed for such sides."""
+    from PIL import ImageOps
+
     with _opened(path) as file:
-        file.draft(file.mode, (2 * max(height, width),) * 2)  # JPEG can leave out what nobody will see
+        file.draft(file.mode, (2 * side,) * 2)  # JPEG can leave out what nobody will see
         file.load()
         image: Image.Image = file
         with contextlib.suppress(Exception):  # of EXIF that cannot be read: it turns nothing
             image = ImageOps.exif_transpose(file)
-        image = _eight_bits(image)
-    image = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+        return _eight_bits(image)
 
 
 def read_images(folder: Path, names: list[str], shape: tuple[int, int, int]) -> Iterator[np.ndarray | str]:

@@ -9,7 +9,7 @@ import numpy as np
 from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, channels_last, check_finite, make_arrays, to_labels, to_samples
 from elite_pl.data.rows import Rows
-from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known
+from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known, relabeled
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
@@ -24,6 +24,7 @@ def npy(
     test_labels_path: str | None,
     labels: Labels,
     test_fraction: Fraction,
+    labels_file: str | None = None,
 ) -> Arrays:
     """Loads samples and labels from files of one array each; samples stay in their file, however many there are.
 
@@ -37,6 +38,8 @@ def npy(
         labels: "known": 1 or "normal", -1 or "anomaly", 0 or "" for unlabeled. "classes": ids or names of classes.
         test_fraction: With labels="classes" and no `test_path`: share of each class that is put aside for the test.
             Both parts are then copied into memory.
+        labels_file: With labels="known": a CSV file with columns index and label that changes labels of the training
+            part, see `given.relabeled`; None for none.
 
     Returns:
         The arrays, named after the file.
@@ -46,11 +49,15 @@ def npy(
     """
     if labels_path is None and labels == "classes":
         raise InputError("dataset.labels_path=null: dataset.labels=classes takes the classes from there")
+    if labels_file is not None and labels == "classes":
+        raise InputError(f"dataset.labels_file={labels_file}: is for dataset.labels=known")
     if (test_path is None) != (test_labels_path is None):
         key = "test_path" if test_path is None else "test_labels_path"
         raise InputError(f"dataset.{key}=null: dataset.test_path and dataset.test_labels_path go together")
     x, raw_shape = _samples("path", path)
     y = np.zeros(len(x), dtype=np.int64) if labels_path is None else _labels("labels_path", labels_path, labels, len(x))
+    if labels_file is not None:
+        y = relabeled(y, None, labels_file, "samples")
     if test_path is not None and test_labels_path is not None:
         x_test, _ = _samples("test_path", test_path)
         y_test = _labels("test_labels_path", test_labels_path, labels, len(x_test))
@@ -67,8 +74,12 @@ def npy(
         return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
 
 
-def _load(path: str, on_disk: bool) -> np.ndarray:
+def load_array(path: str, on_disk: bool) -> np.ndarray:
     """The array in a file.
+
+    Args:
+        path: As it was typed.
+        on_disk: Whether it stays there, memory-mapped.
 
     Raises:
         ValueError: If there is no such file, or nothing that can be read without running what is in it.
@@ -89,7 +100,7 @@ def _load(path: str, on_disk: bool) -> np.ndarray:
 def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
     """Samples, memory-mapped, once each of them has been looked at, and the shape of one as it came."""
     with input_errors(f"dataset.{key}={path}"):
-        x = _load(path, on_disk=True)
+        x = load_array(path, on_disk=True)
         if 0 in x.shape or x.ndim < 2:
             raise ValueError(f"has shape {x.shape}; (n, D) vectors or (n, H, W[, C]) images are right")
         to_samples("the array", x[:1])
@@ -102,7 +113,7 @@ def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
 def _labels(key: str, path: str, labels: str, n: int) -> np.ndarray:
     """The labels of n samples."""
     with input_errors(f"dataset.{key}={path}"):
-        y = _load(path, on_disk=False)
+        y = load_array(path, on_disk=False)
         check_finite("the array", y)
         y = to_labels("the array", y)
         if len(y) != n:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from elite_pl.data.arrays import Arrays, check_finite, make_arrays, to_labels, to_samples
+from elite_pl.data.sources.given import relabeled
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
 
-def npz(path: str, labels: str, test_fraction: float) -> Arrays:
+def npz(path: str, labels: str, test_fraction: float, labels_file: str | None = None) -> Arrays:
     """Load a data set of one's own: `x_train y_train x_test y_test`, or `x y` alone, and optionally `classes` (names).
 
     Vectors are (n, D) of any real type, taken as float32 as they are. Images are (n, H, W), (n, H, W, C) or
@@ -23,6 +24,8 @@ def npz(path: str, labels: str, test_fraction: float) -> Arrays:
         labels: "classes": `y` holds classes, one of which will be normal; "known": +1 normal, -1 anomaly, 0 unlabeled.
         test_fraction: share of each class that `x y` alone puts aside for the test, with a fixed seed. With
             labels="known" nothing is put aside: `x y` is the training part, and a test part is optional.
+        labels_file: With labels="known": a CSV file with columns index and label that changes labels of the training
+            part, see `given.relabeled`; None for none.
 
     Returns:
         The arrays, named after the file.
@@ -36,11 +39,20 @@ def npz(path: str, labels: str, test_fraction: float) -> Arrays:
         raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
     if not path:
         raise InputError("dataset.path=null: no file is named; the path of an npz file")
+    if labels_file is not None and labels == "classes":
+        raise InputError(f"dataset.labels_file={labels_file}: is for dataset.labels=known")
     file = Path(path).expanduser()
-    return read_npz(file, file.stem, labels, test_fraction)
+    return read_npz(file, file.stem, labels, test_fraction, labels_file=labels_file)
 
 
-def read_npz(path: Path, name: str, labels: str, test_fraction: float, key: str = "dataset.path") -> Arrays:
+def read_npz(
+    path: Path,
+    name: str,
+    labels: str,
+    test_fraction: float,
+    key: str = "dataset.path",
+    labels_file: str | None = None,
+) -> Arrays:
     """Read, check and convert the arrays of `npz`.
 
     Args:
@@ -49,6 +61,7 @@ def read_npz(path: Path, name: str, labels: str, test_fraction: float, key: str 
         labels: as of `npz`.
         test_fraction: as of `npz`.
         key: the key that names the file, for messages.
+        labels_file: as of `npz`.
 
     Raises:
         InputError: as `npz`.
@@ -66,6 +79,8 @@ def read_npz(path: Path, name: str, labels: str, test_fraction: float, key: str 
             if not len(in_test):
                 raise ValueError("every class of y has one sample only; two or more, or x_test and y_test")
             x_test, y_test, x_train, y_train = x_train[in_test], y_train[in_test], x_train[in_train], y_train[in_train]
+        if labels_file is not None:
+            y_train = relabeled(y_train, None, labels_file, "samples")
         names = None
         if labels == "classes" and y_train.dtype.kind == "i" and reader.has("classes"):
             names = tuple(str(one) for one in reader.read("classes").ravel().tolist())

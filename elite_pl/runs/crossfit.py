@@ -1,0 +1,105 @@
+"""Scores of samples by networks that were not trained on them, for any method."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from elite_pl import seeding
+from elite_pl.data import splits
+from elite_pl.data.datamodule import PollutedData
+from elite_pl.methods.base import BaseDetector
+from elite_pl.runs.build import make_detector, make_trainer, pretrained_file
+from elite_pl.runs.callbacks import History
+from elite_pl.runs.spec import RunSpec
+from elite_pl.runs.training import fit
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """What is known of the training samples from networks that were not trained on them.
+
+    Scores of different networks do not compare. So a sample counts by its share: which share of the unlabeled samples
+    that the *same* network was trained on has a lower score. A detector that was trained on all of them knows their
+    scores, so that a share means a score of its own; and what it has fitted of them is allowed for, since the sample
+    itself is new, as those are that the detector will be asked about.
+
+    Attributes:
+        labeled: Shares of the labeled samples, in (0, 1), float64 of shape (M,); NaN for the only one of its kind,
+            which every network needs.
+        unlabeled: Shares of the unlabeled samples, shape (N,); empty where all networks were trained on them.
+        folds: How many networks were trained.
+        seconds: What that took.
+    """
+
+    labeled: Tensor
+    unlabeled: Tensor
+    folds: int
+    seconds: float
+
+
+def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = True, cached: bool = False) -> CrossFit:
+    """Trains a network for each of several parts of the training samples, without that part, and scores the part.
+
+    Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; nothing is
+    logged and no checkpoint stays. An interrupted call leaves nothing to go on from: it is simply made again. The
+    caller's random numbers stay as they are.
+
+    Args:
+        spec: The run, with the method to be tried; the rest of its configuration is that of `data`.
+        data: The data of the run, which stay where they are.
+        folds: How many parts; fewer where a kind has fewer labeled samples, of which each part gets its share.
+        unlabeled: Whether the unlabeled samples are divided, too.
+        cached: Whether pre-trained weights are kept in the output directory, for other methods on the same parts.
+
+    Raises:
+        LabelError: If the method cannot learn from the labels that a part leaves.
+        TrainingError: If a training goes wrong.
+    """
+    start = time.monotonic()
+    count = len(data.unlabeled)
+    folds = splits.folds_of(data.split.labeled_y, folds)
+    order = torch.randperm(count, generator=seeding.generator(data.seed, "folds")).numpy() if unlabeled else None
+    shares = torch.full((len(data.arrays.x_train),), torch.nan, dtype=torch.float64)
+    for fold in range(folds):
+        rest, held = splits.hold_out(data.split, fold, folds, order)
+        own = data.under(rest)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            detector = trained(spec, own, cached)
+        seen = detector.score_samples(own.unlabeled)
+        for index in (held.labeled, held.unlabeled):
+            shares[torch.as_tensor(index)] = share_below(detector.score_samples(own.of_training_part(index)), seen)
+    found = shares[torch.as_tensor(data.split.unlabeled)] if unlabeled else shares[:0]
+    return CrossFit(shares[torch.as_tensor(data.split.labeled)], found, folds, time.monotonic() - start)
+
+
+def share_below(score: Tensor, others: Tensor) -> Tensor:
+    """Which share of other scores is below each score, equal ones counted half and never quite 0 or 1.
+
+    Args:
+        score: Scores, shape (n,).
+        others: Scores by the same detector, shape (N,).
+
+    Returns:
+        In (0, 1), float64 of shape (n,).
+    """
+    others = others.sort().values
+    below, up_to = (torch.searchsorted(others, score, side=side).double() for side in ("left", "right"))
+    return ((below + up_to) / 2 + 0.5) / (len(others) + 1)
+
+
+def trained(spec: RunSpec, data: PollutedData, cached: bool = False) -> BaseDetector:
+    """The detector of a run on other data, and both on the CPU."""
+    with TemporaryDirectory() as place:
+        history = History(Path(place) / "history.csv")
+        trainer = make_trainer(replace(spec, directory=Path(place)), history)
+        with trainer.precision_plugin.tensor_init_context():
+            pretrained = pretrained_file(spec.config, data) if cached else None
+            detector = make_detector(spec.config, data.sample_shape, pretrained)
+            detector.check(data)
+            fit(detector, data, trainer, history)
+    data.place(torch.device("cpu"))
+    return detector.to("cpu")
