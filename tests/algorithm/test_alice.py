@@ -114,7 +114,9 @@ def test_equals_finite_differences_of_the_validation_loss(problem, function):
 
 
 def test_record_follows_the_paper(problem):
-    raw, mean, signed = (infer(alice.jvp, problem, weights=weights, meta_scale=3.0) for weights in alice.WEIGHTS)
+    raw, mean, signed = (
+        infer(alice.jvp, problem, weights=weights, meta_scale=3.0) for weights in ("raw", "mean", "signed")
+    )
     torch.testing.assert_close(raw.meta_gradient, -LEARNING_RATE / N * raw.d)  # Eq. 13
     assert raw.pseudo_label.equal(-torch.sign(raw.meta_gradient))  # Eq. 10
     torch.testing.assert_close(raw.weight, 3.0 * raw.meta_gradient.abs())  # Eq. 14
