@@ -16,11 +16,12 @@ ROOMS = {
     "models": "networks, and the scores that are made of them",
     "methods": "one file a method",
     "runs": "one run: identity, objects, files, processes",
+    "deployment": "a trained detector at work: scores, exports",
     "studies": "many runs: cells, sweeps, what is finished",
     "report": "tables, figures, one page, dashboard",
     "commands": "what a person types",
 }
-COMMANDS = {"train", "search", "audit"}  # and `report.__main__`
+COMMANDS = {"train", "search", "score", "audit"}  # and `report.__main__`
 
 HEAD = """\
 # Rooms

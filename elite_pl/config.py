@@ -225,6 +225,8 @@ def _constructor(key: str, node: Any, kind: type) -> Constructor:
     given = {name: value for name, value in node.items() if name not in HYDRA}
     with input_errors(key, given):
         check_values({name: value for name, value in given.items() if not isinstance(value, dict)}, kinds)
+    if node.get("_recursive_") is False:
+        return Constructor(key, target, given, kind)
     arguments = {name: _argument(f"{key}.{name}", value, _made_by(kinds.get(name))) for name, value in given.items()}
     return Constructor(key, target, arguments, kind)
 

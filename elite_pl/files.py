@@ -92,11 +92,12 @@ def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows(map(_without_formula, row) for row in [header, *rows])
+    writer.writerows(map(without_formula, row) for row in [header, *rows])
     return file.getvalue()
 
 
-def _without_formula(value: object) -> object:
+def without_formula(value: object) -> object:
+    """A value as `csv_text` writes it."""
     if isinstance(value, str) and value.startswith(tuple(_FORMULA)):
         with contextlib.suppress(ValueError):
             float(value)

@@ -1,6 +1,7 @@
-"""How long a long loop will take, said once after its first steps."""
+"""How long a long loop will take, and how far it is."""
 
 import logging
+import sys
 import time
 
 log = logging.getLogger(__name__)
@@ -41,3 +42,42 @@ class Estimate:
         if left > self.long:
             words = (duration(left), self.what, self.steps - self.done, self.steps)
             log.info("about %s of %s left (%d of %d steps)", *words)
+
+
+class Progress:
+    """Counts samples, and says on standard error how far it is: in one line of a terminal, else every few seconds.
+
+    Args:
+        what: What is done to them, such as `scored`.
+        total: How many there are; None if nobody knows.
+    """
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.terminal = sys.stderr.isatty()
+        self.start = self.said = time.monotonic()
+
+    def step(self, count: int) -> None:
+        """Counts some more."""
+        self.done += count
+        if (now := time.monotonic()) - self.said > (0.2 if self.terminal else 10):
+            self.said = now
+            self._say(f"{self.what} {self.done:,}{self._left(now - self.start)}")
+
+    def end(self) -> None:
+        """Says what it has come to, if it has said anything before."""
+        if self.said > self.start:
+            self._say(f"{self.what} {self.done:,} in {duration(time.monotonic() - self.start)}")
+            if self.terminal:
+                print(file=sys.stderr)
+
+    def _left(self, elapsed: float) -> str:
+        if self.total is None:
+            return ""
+        left = elapsed / self.done * (self.total - self.done) if self.done else 0.0
+        return f" of {self.total:,}, about {duration(left)} left"
+
+    def _say(self, line: str) -> None:
+        print(
+            f"\r{line:<70}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr, flush=True
+        )

@@ -33,7 +33,8 @@ PLACES = {
     "pandas": {"studies.read"},
     "PIL": {"data.sources.images", "report.gallery"},
     "piqp": {"methods.ssad"},
-    "polars": {"data.sources.table"},
+    "polars": {"data.sources.table", "data.sources.table_parts", "deployment.outputs"},
+    "pyod": {"runs.pyod_detector"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
     "sklearn": {
@@ -44,6 +45,8 @@ PLACES = {
         "methods.logistic_regression",
         "methods.ocsvm",
         "methods.self_training",
+        "runs.estimator",
+        "runs.pyod_detector",
     },
     "timm": {"models.pretrained"},
     "torchvision": {"data.sources.torchvision_sets", "models.pretrained"},

@@ -91,7 +91,7 @@ class Affine(Augmentation):
         height, width = sample.shape[2:]
         bounds = draws.new_tensor([self.shift, self.shift, math.radians(self.rotation), self.scale, self.shear])
         dx, dy, angle, growth, shear = (draws[:, :5] * bounds).T
-        mirror = torch.where(draws[:, 5] < 0, -1.0, 1.0) if self.flip else torch.ones(len(draws))
+        mirror = torch.where(draws[:, 5] < 0, -1.0, 1.0) if self.flip else torch.ones(draws.shape[0])
         cos, sin, zoom = angle.cos(), angle.sin(), 1 / (1 + growth)
         # Where in the image a pixel comes from, in pixels from the middle: rotation, shear, zoom, mirror.
         a, b = zoom * cos * mirror, zoom * (cos * shear - sin)
@@ -124,4 +124,4 @@ class FeatureNoise(Augmentation):
 
     def apply(self, sample: Tensor, draws: Tensor) -> Tensor:
         """Maps samples (n, ...) to changed ones of the same shape."""
-        return sample + self.noise * math.sqrt(3) * draws.view(len(draws), *sample.shape[1:]).to(sample)
+        return sample + self.noise * math.sqrt(3) * draws.view(draws.shape[0], *sample.shape[1:]).to(sample)

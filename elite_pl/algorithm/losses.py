@@ -6,6 +6,7 @@ Equation numbers refer to Zhang et al., "ELITE: Robust Deep Anomaly Detection wi
 
 import torch
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
 
 def hinge(score: Tensor, label: Tensor, margin: Tensor | float) -> Tensor:
@@ -162,6 +163,58 @@ def deviation(
     """
     dev = (score - prior_mean) / prior_std
     return torch.where(label > 0, dev.abs(), (margin - dev).clamp(min=0))
+
+
+def relation_error(relation: Tensor, anomalies: Tensor, margin: Tensor | float) -> Tensor:
+    """The loss of each pair of samples: `|r - y|`, with y = C for two anomalies, C / 2 for one, and 0 for none.
+
+    Source: Pang et al., "Deep Weakly-supervised Anomaly Detection", KDD 2023, arXiv 1910.13601; the paper's C is 8.
+
+    Args:
+        relation: r, shape (n,).
+        anomalies: How many of the two are labeled anomalies, 0, 1 or 2, shape (n,).
+        margin: C.
+
+    Returns:
+        Losses, shape (n,).
+    """
+    return (relation - margin * anomalies / 2).abs()
+
+
+def interpolation_error(mixed: Tensor, target: Tensor, mean: Tensor) -> Tensor:
+    """The loss of each mixture of two samples: `s(ỹ - Ω(x̃)) + s(λΩ(x) + (1 - λ)Ω(x') - Ω(x̃))`.
+
+    s is the smooth L1 loss, `e² / 2` for abs(e) < 1 and `abs(e) - 1/2` beyond, and `x̃ = λx + (1 - λ)x'`. The first
+    part fits the mixed label, the second asks the score to be linear in between.
+
+    Source: Xu et al., "RoSAS: Deep semi-supervised anomaly detection with contamination-resilient continuous
+    supervision", Information Processing & Management 2023, arXiv 2307.13239.
+
+    Args:
+        mixed: Ω(x̃), shape (n,).
+        target: ỹ, the mixed labels, shape (n,).
+        mean: The mixed scores `λΩ(x) + (1 - λ)Ω(x')`, shape (n,).
+
+    Returns:
+        Losses, shape (n,).
+    """
+    return smooth_l1_loss(mixed, target, reduction="none") + smooth_l1_loss(mixed, mean, reduction="none")
+
+
+def balanced_weights(loss: Tensor, before: Tensor, temperature: float) -> Tensor:
+    """Weights of several losses, larger for those that have fallen less: the softmax of `loss / before / T`.
+
+    Source: as of `interpolation_error`; a loss that was 0 before has no weight.
+
+    Args:
+        loss: Their values, shape (k,); no gradient goes through the weights.
+        before: Their means in the epoch before, shape (k,).
+        temperature: T.
+
+    Returns:
+        Positive weights of sum 1, shape (k,).
+    """
+    return torch.where(before > 0, loss.detach() / before / temperature, -torch.inf).softmax(0)
 
 
 def reconstruction_error(sample: Tensor, reconstruction: Tensor) -> Tensor:

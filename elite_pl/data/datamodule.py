@@ -1,7 +1,7 @@
 """Batches, gathered by index from samples that lie on the device once, as one tensor, or in a file if they are many."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
@@ -195,7 +195,16 @@ class PollutedData(pl.LightningDataModule):
         self.features = features
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
-        self.size, self.scaling, self.make_feature_map = size, scaling, feature_map
+        self.settings = {
+            "normal_class": normal_class,
+            "size": size,
+            "scaling": scaling,
+            "batch_size": batch_size,
+            "labeled_batch_size": labeled_batch_size,
+            "seed": seed,
+            "features": features,
+            "feature_map": feature_map,
+        }
         training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
         self.preprocessing = preprocessing(training, size, scaling)
         if feature_map is not None:
@@ -224,20 +233,14 @@ class PollutedData(pl.LightningDataModule):
         assert self.device is not None
         return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device)
 
-    def under(self, split: Split) -> "PollutedData":
-        """The same samples under another split, by which their scaling is fitted anew; on the CPU."""
-        return PollutedData(
-            self.arrays,
-            split,
-            normal_class=self.normal_class,
-            size=self.size,
-            scaling=self.scaling,
-            batch_size=self.batch_size,
-            labeled_batch_size=self.labeled_batch_size,
-            seed=self.seed,
-            features=self.features,
-            feature_map=self.make_feature_map,
-        )
+    def under(self, split: Split, **changes: Any) -> "PollutedData":
+        """The same samples under another split, by which their scaling is fitted anew; on the CPU.
+
+        Args:
+            split: Which samples are used, and as what.
+            **changes: Other arguments of the class that are not to be those of this one.
+        """
+        return PollutedData(self.arrays, split, **{**self.settings, **changes})
 
     def state_dict(self) -> dict[str, str]:
         """The fingerprint: a checkpoint of other data is none to go on from."""

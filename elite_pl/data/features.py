@@ -68,6 +68,8 @@ class FrozenFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Maps images as stored, shape (n, channels, height, width), to features, shape (n, k)."""
         prepared = self.images.to(images.device)
+        if torch.compiler.is_exporting():  # what is full is not for a graph to say
+            return self.network(prepared.scaled(prepared.once(images)).float())
         found = []
         for part in images.split(BATCH):
             full = prepared.once(part[torch.arange(BATCH) % len(part)])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from elite_pl.algorithm.parts import parts_of
 from elite_pl.annotations import Range, checked
 from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.rows import Rows
@@ -110,18 +111,24 @@ def resized(images: Tensor, size: int) -> Tensor:
     Raises:
         ValueError: If this machine has not the memory for them.
     """
+    if not torch.compiler.is_exporting():
+        _check_memory(images, size)
+    parts = [
+        functional.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
+        for part in parts_of(images, 1000)  # floats of all at once would be four times the memory
+    ]
+    if images.dtype == torch.uint8:
+        parts = [part.round().clamp(0, 255).to(torch.uint8) for part in parts]
+    return torch.cat(parts) if parts else images.new_zeros(0, images.shape[1], size, size)
+
+
+def _check_memory(images: Tensor, size: int) -> None:
+    """Refuses what this machine has not the memory for; see `resized`."""
     pixels = images.shape[1] * size**2
     needed = pixels * (2 * images.element_size() * len(images) + 4 * min(len(images), 1000))  # joined, and as floats
     if needed > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         rule = f"{len(images)} images would take {needed / 2**30:.0f} GiB, and this machine has {memory / 2**30:.0f}"
         raise ValueError(f"size={size}: {rule}")
-    parts = [
-        functional.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
-        for part in images.split(1000)  # floats of all at once would be four times the memory
-    ]
-    if images.dtype == torch.uint8:
-        parts = [part.round().clamp(0, 255).to(torch.uint8) for part in parts]
-    return torch.cat(parts) if parts else images.new_zeros(0, images.shape[1], size, size)
 
 
 def contrast_normalised(images: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+from elite_pl.methods.auto import Auto as Auto
 from elite_pl.methods.base import BaseDetector as BaseDetector
 from elite_pl.methods.base import Detector as Detector
 from elite_pl.methods.deep_sad import DeepSad as DeepSad
@@ -13,7 +14,9 @@ from elite_pl.methods.logistic_regression import LogisticRegression as LogisticR
 from elite_pl.methods.mean_teacher import MeanTeacher as MeanTeacher
 from elite_pl.methods.ocsvm import Ocsvm as Ocsvm
 from elite_pl.methods.oracle import Oracle as Oracle
+from elite_pl.methods.prenet import PReNet as PReNet
 from elite_pl.methods.pu_svdd import PuSvdd as PuSvdd
+from elite_pl.methods.rosas import RoSas as RoSas
 from elite_pl.methods.rsrae import Rsrae as Rsrae
 from elite_pl.methods.self_training import SelfTraining as SelfTraining
 from elite_pl.methods.shallow import ShallowDetector as ShallowDetector

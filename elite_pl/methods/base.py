@@ -360,7 +360,7 @@ class Detector(BaseDetector, pl.LightningModule):
         values is kept: if they have a gradient, it repeats the forward pass.
 
         Args:
-            function: Maps samples (n, ...) to values (n,), or to several values as a tuple.
+            function: Maps samples (n, ...) to values (..., n), or to several values (n,) as a tuple.
             batch: The batch, of which this process has a shard.
 
         Returns:
@@ -377,7 +377,7 @@ class Detector(BaseDetector, pl.LightningModule):
             rows = [torch.cat(row) for row in zip(*values, strict=True)]
             whole: Any = tuple(distributed.gather(torch.stack(rows), n))  # one message
         else:
-            whole = distributed.gather(torch.cat(values), n)
+            whole = distributed.gather(torch.cat(values, dim=-1), n)
         return whole
 
     def in_micro_batches(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -391,13 +391,26 @@ class Detector(BaseDetector, pl.LightningModule):
 
     def scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ω of the whole unlabeled batch, shape (n,), and of the labeled batch, shape (m,)."""
+        return self.of_both(self.score, batch)
+
+    def of_both(self, function: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Applies a function of the score's network to the whole unlabeled batch and to the labeled batch.
+
+        Args:
+            function: Maps samples (n, ...) to values (..., n).
+            batch: The batch, of which this process has a shard.
+
+        Returns:
+            The values of the unlabeled samples, shape (..., n), and of the labeled ones, shape (..., m).
+        """
         if self.labeled_statistics == "joint":
             unlabeled, labeled = batch["unlabeled"], batch["labeled"]
-            own, labeled_score = self.score(torch.cat([unlabeled, labeled])).split([len(unlabeled), len(labeled)])
-            return distributed.gather(own, len(batch["index"])), labeled_score
-        unlabeled = self.unlabeled_score(batch)
+            values = function(torch.cat([unlabeled, labeled]))
+            own, of_labeled = values.split([len(unlabeled), len(labeled)], dim=-1)
+            return distributed.gather(own, len(batch["index"])), of_labeled
+        of_unlabeled = self.of_unlabeled(function, batch)
         with frozen_statistics(self.score, self.labeled_statistics):
-            return unlabeled, self.score(batch["labeled"])
+            return of_unlabeled, function(batch["labeled"])
 
     def observe(self, **values: Tensor) -> None:
         """Adds a step's values to the means of the epoch; on the device, because a log entry a step costs more."""

@@ -9,7 +9,9 @@ from elite_pl.models.networks import lenet as lenet
 from elite_pl.models.networks import mlp as mlp
 from elite_pl.models.networks import strided as strided
 from elite_pl.models.pretrained import pretrained_network as pretrained_network
+from elite_pl.models.scores import BoundedHead as BoundedHead
 from elite_pl.models.scores import Hypersphere as Hypersphere
+from elite_pl.models.scores import PairRelation as PairRelation
 from elite_pl.models.scores import Readout as Readout
 from elite_pl.models.scores import Reconstruction as Reconstruction
 from elite_pl.models.scores import RobustSubspace as RobustSubspace

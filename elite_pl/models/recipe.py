@@ -25,7 +25,8 @@ def _public(*constructors: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 
 NETWORKS = _public(networks.auto, networks.lenet, networks.mlp, networks.strided, pretrained.fine_tuned)
-SCORES = _public(scores.Hypersphere, scores.Readout, scores.Reconstruction, scores.RobustSubspace, scores.ScalarHead)
+HEADS = (scores.BoundedHead, scores.PairRelation, scores.Readout, scores.ScalarHead)
+SCORES = _public(scores.Hypersphere, scores.Reconstruction, scores.RobustSubspace, *HEADS)
 # These are made without a network.
 FITTED = _public(fitted.ClassTrees, fitted.IsolationTrees, fitted.KernelExpansion, fitted.Linear, fitted.NeighborMean)
 AUGMENTATIONS = {
@@ -107,6 +108,15 @@ class Recipe(NamedTuple):
         if network is not None and network.constructor == "elite_pl.models.pretrained_network":
             network = _without_weights(**network.arguments)
         return cls(network, part, Part.of(config["augmentation"]) if over_views else None)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The parts as plain values."""
+        return {name: part and part._asdict() for name, part in self._asdict().items()}
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Recipe:
+        """What `to_plain` describes, which may stand among other keys."""
+        return cls(*(plain[name] and Part(**plain[name]) for name in cls._fields))
 
     def make(
         self,

@@ -118,6 +118,69 @@ class Readout(Score):
         return functional.softplus(self.head(self.encoder(sample)).squeeze(1))
 
 
+class BoundedHead(Score):
+    """A small network on the encoder's output, held in (-1, 1): `Ω(x) = tanh(<w, LeakyReLU(V φ(x))> + b)`.
+
+    Source: Xu et al., "RoSAS: Deep semi-supervised anomaly detection with contamination-resilient continuous
+    supervision", Information Processing & Management 2023, arXiv 2307.13239.
+
+    Args:
+        backbone: The encoder φ, of k outputs, of which V makes k / 2; the decoder only pre-trains it.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        half = max(1, backbone.outputs // 2)
+        self.head = nn.Sequential(nn.Linear(backbone.outputs, half, bias=False), nn.LeakyReLU(), nn.Linear(half, 1))
+
+    def of_output(self, output: Tensor) -> Tensor:
+        """Maps the encoder's outputs (n, k) to scores (n,)."""
+        return self.head(output).squeeze(1).tanh()
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return self.of_output(self.encoder(sample))
+
+
+class PairRelation(Score):
+    """The mean relation of a sample to labeled anomalies and to unlabeled samples, its references.
+
+    The relation of two samples is a linear function of the encoder's outputs, `r(x, x') = <v, φ(x)> + <w, φ(x')> + b`.
+    The score is `Ω(x) = (E_a[r(a, x)] + E_u[r(x, u)]) / 2`: of a reference it takes no more than a number, whose mean
+    is kept here, and not the samples.
+
+    Source: Pang et al., "Deep Weakly-supervised Anomaly Detection", KDD 2023, arXiv 1910.13601.
+
+    Args:
+        backbone: The encoder φ; the decoder only pre-trains it.
+
+    Attributes:
+        reference: Mean `<v, φ(a)>` of the anomalies and mean `<w, φ(u)>` of the unlabeled samples, each with its share
+            of b, shape (2,).
+    """
+
+    reference: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+        self.head = nn.Linear(backbone.outputs, 2)
+        self.register_buffer("reference", torch.zeros(2))
+
+    def places(self, sample: Tensor) -> Tensor:
+        """What samples (n, ...) add to a relation in its first and in its second place, shape (2, n)."""
+        return self.head(self.encoder(sample)).T
+
+    def refer(self, anomalies: Tensor, unlabeled: Tensor) -> None:
+        """Sets the references; each of shape (n, ...)."""
+        self.reference.copy_(torch.stack([self.places(anomalies)[0].mean(), self.places(unlabeled)[1].mean()]))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        return (self.places(sample).sum(0) + self.reference.sum()) / 2
+
+
 class RobustSubspace(Score):
     """What an autoencoder fails to reproduce whose code is held in a linear subspace of d dimensions.
 
@@ -187,5 +250,5 @@ class MeanOverViews(Score):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        drawn = (view.expand(len(sample), -1) for view in self.views)
+        drawn = (view.expand(sample.shape[0], -1) for view in self.views)
         return torch.stack([self.score(self.augmentation.apply(sample, draws)) for draws in drawn]).mean(0)

@@ -68,7 +68,7 @@ def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = T
         rest, held = splits.hold_out(data.split, fold, folds, order)
         own = data.under(rest)
         with torch.random.fork_rng(range(torch.cuda.device_count())):
-            detector = _trained(spec, own, cached)
+            detector = trained(spec, own, cached)
         seen = detector.score_samples(own.unlabeled)
         for index in (held.labeled, held.unlabeled):
             shares[torch.as_tensor(index)] = share_below(detector.score_samples(own.of_training_part(index)), seen)
@@ -91,7 +91,7 @@ def share_below(score: Tensor, others: Tensor) -> Tensor:
     return ((below + up_to) / 2 + 0.5) / (len(others) + 1)
 
 
-def _trained(spec: RunSpec, data: PollutedData, cached: bool) -> BaseDetector:
+def trained(spec: RunSpec, data: PollutedData, cached: bool = False) -> BaseDetector:
     """The detector of a run on other data, and both on the CPU."""
     with TemporaryDirectory() as place:
         history = History(Path(place) / "history.csv")

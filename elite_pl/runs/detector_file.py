@@ -5,8 +5,8 @@ looked at before it is unpacked, and each value before it is used.
 
 In it: `format_version`, `method`, `network` and `score` (see `Recipe`), their `state` (weights and buffers by name),
 `sample_shape` as the network sees it, `preprocessing`, `features` (or None, see `FrozenFeatures`), `samples` (what raw
-ones are like, see `SampleFormat`), `threshold`, `margin` (or None), `training_scores` (or None) and the `config` of the
-training.
+ones are like, see `SampleFormat`), `encoding` (of the rows of a table, see `Encoding`, or None), `threshold`, `margin`
+(or None), `training_scores` (or None) and the `config` of the training.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor
 import elite_pl
 from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.annotations import is_of
+from elite_pl.data.encoding import Encoding
 from elite_pl.data.preprocessing import Preprocessing, Size
 from elite_pl.data.sample_format import VALUES, SampleFormat
 from elite_pl.errors import input_errors, one_line
@@ -39,7 +40,7 @@ GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 GLOBALS |= {f"torch {kind}Storage" for kind in ("Bool", "Byte", "Double", "Float", "Int", "Long")}
 
 DEEPEST = 20  # containers in each other
-MOST = 100_000  # values in a file
+MOST = 2**20  # values in a file; a table of 20,000 columns has 800,000, at 32 words a column
 LARGEST = 2**27  # numbers in a sample
 
 
@@ -159,6 +160,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
             "network": network and network._asdict(),
             "score": score._asdict(),
             "augmentation": None,
+            "members": [],
             "state": content["score"],
             "sample_shape": shape,
             "preprocessing": {**made, "feature_map": None},
@@ -168,6 +170,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
                 "channels_last": False,
                 "values": values,
             },
+            "encoding": None,
             "threshold": content["threshold"],
             "margin": None if margin is None else float(margin),
             "training_scores": None,
@@ -181,14 +184,16 @@ def _check_types(content: dict[str, Any]) -> None:
     """Compares the values of a file with what they should be."""
     rules: dict[str, Callable[[Any], bool]] = {
         "method": lambda value: isinstance(value, str),
+        "sample_shape": lambda value: _is_shape(value) and None not in value,
+        "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
         "network": lambda value: value is None or _is_part(value),
         "score": _is_part,
         "augmentation": lambda value: value is None or _is_part(value),
-        "state": lambda value: isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values()),
-        "sample_shape": lambda value: _is_shape(value) and None not in value,
-        "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
+        "members": lambda value: _is_members(value, content["preprocessing"]["shift"]),
+        "state": _is_state,
         "features": lambda value: value is None or _is_features(value),
         "samples": _is_format,
+        "encoding": lambda value: value is None or _is_encoding(value, content["samples"]["shape"]),
         "threshold": _is_finite,
         "margin": lambda value: value is None or _is_finite(value),
         "training_scores": lambda value: value is None or (isinstance(value, Tensor) and value.ndim == 1),
@@ -219,6 +224,26 @@ def _is_part(value: Any) -> bool:
     )
 
 
+def _is_state(value: Any) -> bool:
+    """Whether it holds nothing but tensors."""
+    return isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values())
+
+
+def _is_members(value: Any, like: Tensor) -> bool:
+    """Whether it is a list of what `Member.to_plain` returns, with numbers of the type of a tensor."""
+    keys = ("network", "score", "augmentation", "state", "sample_shape", "feature_map")
+    return isinstance(value, list) and all(
+        _has(member, keys)
+        and _is_part(member["score"])
+        and all(member[key] is None or _is_part(member[key]) for key in ("network", "augmentation"))
+        and _is_state(member["state"])
+        and _is_shape(member["sample_shape"])
+        and None not in member["sample_shape"]
+        and (member["feature_map"] is None or _is_feature_map(member["feature_map"], like, member["sample_shape"]))
+        for member in value
+    )
+
+
 def _is_shape(value: Any) -> bool:
     """Whether it is the shape of a vector or an image of which memory can hold some; None is a side of any length."""
     if not isinstance(value, list) or not 1 <= len(value) <= 3:
@@ -235,6 +260,14 @@ def _is_format(value: Any) -> bool:
         and isinstance(value["channels_last"], bool)
         and value["values"] in VALUES
     )
+
+
+def _is_encoding(value: Any, shape: list[int | None]) -> bool:
+    """Whether it is what `Encoding.to_plain` returns, and leads to samples of a shape."""
+    try:
+        return shape == [len(Encoding.from_plain(value).features)]
+    except ValueError:
+        return False
 
 
 def _is_features(value: Any) -> bool:

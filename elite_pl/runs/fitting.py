@@ -20,10 +20,9 @@ from elite_pl.errors import InputError, LabelError
 from elite_pl.runs.build import make_data, make_detector, make_trainer, use_threads
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.launch import takes_processes
-from elite_pl.runs.run import trained_detector
+from elite_pl.runs.run import learn, trained_detector
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.trained import TrainedDetector
-from elite_pl.runs.training import fit as train
 
 RECOMMENDED = "elite_svdd"  # for data of one's own
 
@@ -120,7 +119,7 @@ def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
             detector.check(data)
         except LabelError as error:
             raise InputError(f"y: {error}; 1 is a normal sample, -1 an anomaly") from error
-        train(detector, data, trainer, history)
+        learn(spec, detector, data, trainer, history)
         detector.to("cpu")
         data.place(torch.device("cpu"))
         labeled, unlabeled = (detector.score_samples(part) for part in (data.labeled, data.unlabeled))

@@ -1,8 +1,10 @@
 """One run, from the raw data to its directory of results, top to bottom."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +16,24 @@ from torch import Tensor
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.encoding import Encoding
 from elite_pl.data.rows import Rows
 from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
+from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
-from elite_pl.models.recipe import Recipe
-from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs import loggers, plots
 from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
 from elite_pl.runs.callbacks import History
+from elite_pl.runs.candidates import recipe_of, train_candidates
 from elite_pl.runs.checkpoints import checkpoint
+from elite_pl.runs.crossfit import CrossFit
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.trained import TrainedDetector
-from elite_pl.runs.training import fit
+from elite_pl.runs.training import fit, note
 
 log = logging.getLogger(__name__)
 ENOUGH = 10_000  # samples that tell the units of all
@@ -67,7 +71,7 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
             fit(detector, data, trainer, history, going_on)
             return None
         with run_directory(spec, detector, data, trainer) as facts:
-            fit(detector, data, trainer, history, going_on)
+            learn(spec, detector, data, trainer, history, going_on)
             facts["train/seconds"] = history.seconds
             results = write_results(spec, detector, data, trainer.logger, facts)
             write_metrics(spec.directory, spec.hash, results)
@@ -112,6 +116,28 @@ def run_directory(
     finally:
         if (wandb_run := loggers.wandb_run(trainer.logger)) is not None:
             loggers.close(wandb_run, exit_code)
+
+
+def learn(
+    spec: RunSpec,
+    detector: BaseDetector,
+    data: PollutedData,
+    trainer: pl.Trainer,
+    history: History,
+    going_on: Path | None = None,
+) -> CrossFit | None:
+    """Trains a detector, or all that it is made of; arguments and errors as of `fit` and `train_candidates`.
+
+    Returns:
+        What is known of the training samples from networks that were not trained on them, if the method asked.
+    """
+    if not isinstance(detector, Auto):
+        fit(detector, data, trainer, history, going_on)
+        return None
+    start = time.monotonic()
+    found = train_candidates(detector, spec, data)
+    note(detector, data, trainer, history, time.monotonic() - start)
+    return found
 
 
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:
@@ -179,9 +205,7 @@ def trained_detector(
     return TrainedDetector(
         method=detector.name,
         model=detector.scorer,
-        recipe=Recipe.of(
-            spec.plain, detector.score, detector.needs_backbone, isinstance(detector.scorer, MeanOverViews)
-        ),
+        recipe=recipe_of(spec, detector),
         sample_shape=data.sample_shape,
         preprocessing=data.preprocessing,
         features=data.features,
@@ -190,6 +214,7 @@ def trained_detector(
             if data.features
             else SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape)
         ),
+        encoding=None if data.arrays.encoding is None else Encoding.from_plain(data.arrays.encoding),
         threshold=choose_threshold(labeled, data.labeled_y, unlabeled),
         margin=None if margin is None else float(margin),
         training_scores=torch.cat([unlabeled, labeled]).double().numpy()[np.argsort(index)],

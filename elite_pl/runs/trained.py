@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elite_pl.data.encoding import Encoding
 from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.sample_format import SampleFormat
+from elite_pl.data.sources.table import encoded
 from elite_pl.errors import input_errors
+from elite_pl.models.mixture import Mixture
 from elite_pl.models.pretrained import trained_features
-from elite_pl.models.recipe import Part, Recipe
+from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import Score
 from elite_pl.runs import detector_file
 
@@ -36,6 +41,7 @@ class TrainedDetector(nn.Module):
         preprocessing: What happens to raw samples.
         features: What the samples are features by, before anything else happens to them; None for themselves.
         samples: What raw samples are like.
+        encoding: How a row of a table becomes a raw sample; None for other data.
         threshold: The score above which a sample is called an anomaly.
         margin: C of Eq. 4, the score to which training pushed anomalies; None where there is none.
         training_scores: Scores of the samples that it was trained on, labeled and unlabeled, in their order, shape
@@ -56,6 +62,7 @@ class TrainedDetector(nn.Module):
         preprocessing: Preprocessing,
         features: FrozenFeatures | None,
         samples: SampleFormat,
+        encoding: Encoding | None,
         threshold: float,
         margin: float | None,
         training_scores: np.ndarray | None,
@@ -67,7 +74,7 @@ class TrainedDetector(nn.Module):
         self.register_buffer("shift", preprocessing.shift)
         self.register_buffer("scale", preprocessing.scale)
         self.feature_map = preprocessing.feature_map
-        self.features = features
+        self.features, self.encoding = features, encoding
         self.samples, self.threshold, self.margin = samples, threshold, margin
         self.training_scores, self.config = training_scores, config
         self.eval()
@@ -83,12 +90,14 @@ class TrainedDetector(nn.Module):
         preprocessing = Preprocessing(self.size, self.contrast, self.shift, self.scale, self.feature_map)
         return self.model(preprocessing.scaled(preprocessing.once(sample)))
 
-    @torch.no_grad()
-    def score(self, x: Any) -> np.ndarray:
+    def score(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The anomaly scores of samples, higher for the more anomalous.
 
         Args:
-            x: Raw samples as in training, shape (n, ...), any number: an array, a tensor, lists or a data frame.
+            x: Raw samples as in training, shape (n, ...), any number: an array, a tensor, lists or a data frame. Of a
+                detector that was trained on a table, a data frame (polars, pandas) with the same columns, in any order,
+                or arrays by their names.
+            batch_size: How many are scored at a time; None for as many as are fast.
 
         Returns:
             Scores, float64 of shape (n,).
@@ -96,9 +105,20 @@ class TrainedDetector(nn.Module):
         Raises:
             ValueError: If they are not like those of training, or so extreme that a score is not finite.
         """
-        values = self.samples.checked("x", x)
+        if self.encoding is not None and (isinstance(x, Mapping) or hasattr(x, "columns")):
+            return self.score_checked(encoded(x, self.encoding), batch_size)
+        return self.score_checked(self.samples.checked("x", x), batch_size)
+
+    @property
+    def chunk(self) -> int:
+        """How many samples are scored at a time, as fast as can be, without much memory."""
+        return max(1, min(CHUNK, NUMBERS // math.prod(self.sample_shape)))
+
+    @torch.inference_mode()
+    def score_checked(self, values: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """As `score`, of an array that `samples.checked` has returned."""
         self.eval()
-        size = max(1, min(CHUNK, NUMBERS // math.prod(self.sample_shape)))
+        size = batch_size or self.chunk
         chunks = (torch.tensor(values[i : i + size], device=self.shift.device) for i in range(0, len(values), size))
         scores = torch.cat([self(chunk) for chunk in chunks]).double().cpu().numpy()
         if not np.isfinite(scores).all():
@@ -115,14 +135,14 @@ class TrainedDetector(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file that `elite_pl.load` reads: tensors and plain values, no code."""
-        network, score, augmentation = self.recipe
         known = self.training_scores
+        mixture = self.model if isinstance(self.model, Mixture) else None
+        state = self.model.state_dict() if mixture is None else mixture.state()
         content = {
             "method": self.method,
-            "network": network and network._asdict(),
-            "score": score._asdict(),
-            "augmentation": augmentation and augmentation._asdict(),
-            "state": {name: value.cpu() for name, value in self.model.state_dict().items()},
+            **self.recipe.to_plain(),
+            "members": [] if mixture is None else mixture.to_plain(),
+            "state": {name: value.cpu() for name, value in state.items()},
             "sample_shape": list(self.sample_shape),
             "preprocessing": {
                 "size": self.size,
@@ -133,12 +153,28 @@ class TrainedDetector(nn.Module):
             },
             "features": self.features and self.features.to_plain(),
             "samples": {**self.samples._asdict(), "shape": list(self.samples.shape)},
+            "encoding": self.encoding and self.encoding.to_plain(),
             "threshold": self.threshold,
             "margin": self.margin,
             "training_scores": None if known is None else torch.as_tensor(known),
             "config": self.config,
         }
         detector_file.write(path, content)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], TrainedDetector], tuple[bytes]]:
+        """A pickle holds what `save` writes, and is read on the CPU."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "detector.pt"
+            self.save(path)
+            return _of_bytes, (path.read_bytes(),)
+
+
+def _of_bytes(content: bytes) -> TrainedDetector:
+    """The detector that `TrainedDetector.save` has written."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "detector.pt"
+        path.write_bytes(content)
+        return load(path)
 
 
 def load(
@@ -169,12 +205,15 @@ def load(
     made = content["preprocessing"]
     mapped = made["feature_map"] and FeatureMap(**made["feature_map"])
     preprocessing = Preprocessing(**{**made, "feature_map": mapped})
-    parts = (content[key] and Part(**content[key]) for key in Recipe._fields)
-    recipe = Recipe(*parts)
+    recipe = Recipe.of_plain(content)
     shape, known = tuple(content["sample_shape"]), content["training_scores"]
     samples = SampleFormat(**{**content["samples"], "shape": tuple(content["samples"]["shape"])})
     with input_errors(os.fspath(path)):
-        model = recipe.make(shape, content["state"], preprocessing.shift.dtype, constructors or {})
+        dtype = preprocessing.shift.dtype
+        if content["members"]:
+            model: Score = Mixture.of_plain(content["members"], content["state"], dtype, constructors or {})
+        else:
+            model = recipe.make(shape, content["state"], dtype, constructors or {})
         features = content["features"] and _frozen_features(content["features"], samples, weights)
     return TrainedDetector(
         method=content["method"],
@@ -184,6 +223,7 @@ def load(
         preprocessing=preprocessing,
         features=features,
         samples=samples,
+        encoding=content["encoding"] and Encoding.from_plain(content["encoding"]),
         threshold=content["threshold"],
         margin=content["margin"],
         training_scores=None if known is None else known.double().numpy(),

@@ -39,7 +39,12 @@ def fit(
     assert isinstance(detector, ShallowDetector)
     start = time.monotonic()
     detector.fit(data)
-    history.seconds = time.monotonic() - start
+    note(detector, data, trainer, history, time.monotonic() - start)
+
+
+def note(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, seconds: float) -> None:
+    """Adds to the curves the one row of a detector that has not been trained epoch by epoch; arguments as of `fit`."""
+    history.seconds = seconds
     row: dict[str, float] = {}
     if len(data.test):
         row["test/auroc"] = metrics.roc_auc(detector.score_samples(data.test), data.anomalous("test"))

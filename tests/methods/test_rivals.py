@@ -151,7 +151,9 @@ def history_of(directory, key):
         return [row[key] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("method", [*CONTAMINATED, *SUFFERING, "elite_svdd", "elite_ae", "labels_only", "oracle"])
+@pytest.mark.parametrize(
+    "method", [*CONTAMINATED, *SUFFERING, "elite_svdd", "elite_ae", "labels_only", "oracle", "prenet", "rosas"]
+)
 def test_it_solves_an_easy_case(command, method):
     outcome = command(f"method={method}", "pollution=0.1", "threads=1")
     assert outcome.code == 0, outcome.err
@@ -288,6 +290,10 @@ WRONG = {
     "method=soel label_ratio=0": ("label_ratio=0", "soel"),
     "method=pu_svdd label_ratio=0": ("label_ratio=0", "pu_svdd"),
     "method=devnet label_ratio=0": ("label_ratio=0", "devnet"),
+    "method=prenet label_ratio=0": ("label_ratio=0", "prenet"),
+    "method=prenet method.references=0": ("method.references=0", "at least 1"),
+    "method=rosas method.alpha=0": ("method.alpha=0", "positive"),
+    "method=rosas method.margin=mean_initial": ("method.margin=mean_initial", "number"),
     "method=refine label_ratio=0 method.contamination=estimated": ("method.contamination=estimated", "labels"),
 }
 

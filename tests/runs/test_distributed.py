@@ -97,6 +97,8 @@ METHODS = {
     "soel": ("method.warm_up=0", "method.contamination=estimated"),
     "pu_svdd": ("method.warm_up=0",),
     "devnet": (),
+    "prenet": SGD,
+    "rosas": ("method.labeled_statistics=batch",),
     "rsrae": ("method.updates_per_batch=3",),
     "oracle": (),
 }

@@ -74,8 +74,12 @@ def npy(
         return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
 
 
-def _load(path: str, on_disk: bool) -> np.ndarray:
+def load_array(path: str, on_disk: bool) -> np.ndarray:
     """The array in a file.
+
+    Args:
+        path: As it was typed.
+        on_disk: Whether it stays there, memory-mapped.
 
     Raises:
         ValueError: If there is no such file, or nothing that can be read without running what is in it.
@@ -96,7 +100,7 @@ def _load(path: str, on_disk: bool) -> np.ndarray:
 def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
     """Samples, memory-mapped, once each of them has been looked at, and the shape of one as it came."""
     with input_errors(f"dataset.{key}={path}"):
-        x = _load(path, on_disk=True)
+        x = load_array(path, on_disk=True)
         if 0 in x.shape or x.ndim < 2:
             raise ValueError(f"has shape {x.shape}; (n, D) vectors or (n, H, W[, C]) images are right")
         to_samples("the array", x[:1])
@@ -109,7 +113,7 @@ def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
 def _labels(key: str, path: str, labels: str, n: int) -> np.ndarray:
     """The labels of n samples."""
     with input_errors(f"dataset.{key}={path}"):
-        y = _load(path, on_disk=False)
+        y = load_array(path, on_disk=False)
         check_finite("the array", y)
         y = to_labels("the array", y)
         if len(y) != n:

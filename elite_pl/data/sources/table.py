@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 SEPARATORS = ",;\t|"
 DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%#z")
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+NOT_UTF8 = "is not UTF-8; save it as UTF-8"
 RIGHT = "the path of a CSV or Parquet file is right"
 
 
@@ -70,7 +74,7 @@ def table(
     def read(key: str, path: str) -> tuple[pl.DataFrame, np.ndarray, np.ndarray | None]:
         with input_errors(f"dataset.{key}={path}"):
             frame = read_table(path)
-            ids = None if id_column is None else np.array([text or "" for text in texts(frame, id_column, "id_column")])
+            ids = None if id_column is None else np.array(row_ids(frame, id_column))
             if label_column is None:
                 return frame, np.zeros(len(frame), dtype=np.int64), ids
             found = texts(frame, label_column, "label_column")
@@ -130,28 +134,61 @@ def read_table(path: str) -> pl.DataFrame:
         InputError: If polars is not installed.
         ValueError: If there is no such file, or it is not what its name says.
     """
-    try:
-        import polars as pl
-    except ModuleNotFoundError:
-        raise InputError("dataset=table: polars is not installed; pip install 'elite_pl[table]'") from None
+    import_polars("dataset=table")
+    import polars as pl
 
-    file = existing(path, RIGHT)
-    kind = file.suffix.lower()
-    if kind not in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
-        raise ValueError(f"is neither .csv nor .parquet; {RIGHT}")
-    if kind in (".parquet", ".pq"):
-        try:
+    file, is_parquet = table_file(path)
+    if is_parquet:
+        with parquet_errors():
             frame = pl.read_parquet(file, glob=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise ValueError(f"cannot be read ({_first_line(error)}); a Parquet file is right") from error
     else:
         frame = _read_csv(file)
-    text = pl.col(pl.String).str.strip_chars()
-    frame = frame.with_columns(pl.when(text.is_in(MISSING)).then(None).otherwise(text).name.keep())
-    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    frame = cleaned(frame).filter(~pl.all_horizontal(pl.all().is_null()))
     if frame.is_empty():
         raise ValueError("has no row with a value in it; a row a sample is right")
     return frame
+
+
+def import_polars(what: str) -> None:
+    """Makes sure that polars is there.
+
+    Raises:
+        InputError: If it is not; says what needs it.
+    """
+    if importlib.util.find_spec("polars") is None:
+        raise InputError(f"{what}: polars is not installed; pip install 'elite_pl[table]'")
+
+
+def table_file(path: str) -> tuple[Path, bool]:
+    """The path of a table, and whether it is a Parquet file and no CSV file.
+
+    Raises:
+        ValueError: If it is not there, or its name is that of something else.
+    """
+    file = existing(path, RIGHT)
+    kind = file.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ValueError(f"is neither .csv nor .parquet; {RIGHT}")
+    return file, kind in (".parquet", ".pq")
+
+
+@contextmanager
+def parquet_errors() -> Iterator[None]:
+    """Inside, a file that polars cannot read is a ValueError."""
+    import polars as pl
+
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"cannot be read ({first_line(error)}); a Parquet file is right") from error
+
+
+def cleaned(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table in whose text nothing but null is missing, and nothing is blank at the ends."""
+    import polars as pl
+
+    text = pl.col(pl.String).str.strip_chars()
+    return frame.with_columns(pl.when(text.is_in(MISSING)).then(None).otherwise(text).name.keep())
 
 
 def _read_csv(path: Path) -> pl.DataFrame:
@@ -162,44 +199,72 @@ def _read_csv(path: Path) -> pl.DataFrame:
     """
     import polars as pl
 
+    separator, names = csv_header(path)
+    try:
+        frame = pl.read_csv(path, separator=separator, infer_schema_length=0, glob=False)
+        if frame.width == len(names):
+            if frame[:, -1].has_nulls():  # as in a line that is too short, too
+                _check_file(path, separator, len(names))
+            return frame.rename(dict(zip(frame.columns, names, strict=True)))
+    except (pl.exceptions.PolarsError, csv.Error) as error:
+        if "utf-8" in str(error):
+            raise ValueError(NOT_UTF8) from None
+        _check_file(path, separator, len(names))
+        raise ValueError(f"is no CSV file ({first_line(error)})") from error
+    raise ValueError("has other columns than its first line says; write it anew")
+
+
+def csv_header(path: Path) -> tuple[str, list[str]]:
+    """What separates the values of a CSV file, and the names of its columns.
+
+    Raises:
+        ValueError: If it has none.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()
         separator = max(SEPARATORS, key=first.count)
         names = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
-        names = [name or f"unnamed_{i}" for i, name in enumerate(names)]
-        if not first.strip():
-            raise ValueError("its first line is empty; one with the names of the columns is right")
-        if numbers := [name for name in names if re.fullmatch(r"-\d+|-?\d*\.\d+(e[+-]?\d+)?", name, re.IGNORECASE)]:
-            raise ValueError(f"its first line holds {some(numbers)}; one with the names of the columns is right")
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"has more than one column {some(twice)}; each name once is right")
-        frame = pl.read_csv(path, separator=separator, infer_schema_length=0, glob=False)
-        if frame.width == len(names):
-            if frame[:, -1].has_nulls():  # as in a line that is too short, too
-                _check_lines(path, separator, len(names))
-            return frame.rename(dict(zip(frame.columns, names, strict=True)))
     except UnicodeDecodeError:
-        raise ValueError("is not UTF-8; save it as UTF-8") from None
-    except (pl.exceptions.PolarsError, csv.Error) as error:
-        if "utf-8" in str(error):
-            raise ValueError("is not UTF-8; save it as UTF-8") from None
-        _check_lines(path, separator, len(names))
-        raise ValueError(f"is no CSV file ({_first_line(error)})") from error
-    raise ValueError("has other columns than its first line says; write it anew")
+        raise ValueError(NOT_UTF8) from None
+    except csv.Error as error:
+        raise ValueError(f"is no CSV file ({first_line(error)})") from error
+    names = [name or f"unnamed_{i}" for i, name in enumerate(names)]
+    if not first.strip():
+        raise ValueError("its first line is empty; one with the names of the columns is right")
+    if numbers := [name for name in names if re.fullmatch(r"-\d+|-?\d*\.\d+(e[+-]?\d+)?", name, re.IGNORECASE)]:
+        raise ValueError(f"its first line holds {some(numbers)}; one with the names of the columns is right")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"has more than one column {some(twice)}; each name once is right")
+    return separator, names
 
 
-def _check_lines(path: Path, separator: str, width: int) -> None:
+def _check_file(path: Path, separator: str, width: int) -> None:
     """Refuses a CSV file in which a line has more or fewer values than the first."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=separator)
-        for row in reader:
-            if row and len(row) != width:
-                found = f"{len(row)} values in line {reader.line_num}, {width} in the first line"
-                raise ValueError(f"{found}; as many in each are right")
+        check_lines(file, separator, width)
 
 
-def _first_line(error: Exception) -> str:
+def check_lines(lines: Iterable[str], separator: str, width: int, before: int = 0) -> None:
+    """Refuses lines of a CSV file of which one has more or fewer values than the first line of the file.
+
+    Args:
+        lines: The lines.
+        separator: What separates their values.
+        width: How many values the first line has.
+        before: How many lines of the file come before these.
+
+    Raises:
+        ValueError: Names the line.
+    """
+    reader = csv.reader(lines, delimiter=separator)
+    for row in reader:
+        if row and len(row) != width:
+            found = f"{len(row)} values in line {before + reader.line_num}, {width} in the first line"
+            raise ValueError(f"{found}; as many in each are right")
+
+
+def first_line(error: Exception) -> str:
     """What polars says before its page of advice."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
@@ -224,6 +289,11 @@ def texts(frame: pl.DataFrame, name: str, key: str) -> list[str | None]:
         return frame[name].cast(pl.String).to_list()
     except pl.exceptions.PolarsError:
         raise ValueError(f"column {name} is of type {frame[name].dtype}; words or whole numbers are right") from None
+
+
+def row_ids(frame: pl.DataFrame, id_column: str) -> list[str]:
+    """What the rows of a table are called; arguments and errors as of `texts`."""
+    return [text or "" for text in texts(frame, id_column, "id_column")]
 
 
 def _classes(what: str, words: list[str | None]) -> np.ndarray:
@@ -253,6 +323,21 @@ def columns_of(frame: pl.DataFrame, kinds: Mapping[str, str] | None = None) -> d
     if kinds is None:
         return {name: _column(frame[name], None) for name in frame.columns}
     return {name: _column(frame[name], kind) for name, kind in kinds.items() if name in frame.columns}
+
+
+def encoded(table: Any, encoding: Encoding) -> np.ndarray:
+    """The rows of a table as vectors (n, features), float32.
+
+    Args:
+        table: A data frame of polars, or of pandas, or arrays (n,) by the names of the columns.
+        encoding: What becomes of the columns.
+
+    Raises:
+        ValueError: If a column is not there, or does not hold what it should.
+    """
+    if type(table).__module__.startswith("polars."):
+        return encoding.transform(columns_of(cleaned(table), encoding.kinds))
+    return encoding.transform({name: np.asarray(table[name]) for name in encoding.kinds if name in table})
 
 
 def _column(column: pl.Series, kind: str | None) -> np.ndarray:

@@ -1,0 +1,108 @@
+"""The recommended method: several methods together, weighted by what cross-fitted labels say of each."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elite_pl.annotations import Positive, at_least, checked
+from elite_pl.methods.base import BaseDetector
+from elite_pl.models.mixture import Mixture
+
+
+class Candidate(NamedTuple):
+    """A method that has been trained as one of several.
+
+    Attributes:
+        name: The candidate's name.
+        prior: Its weight where nothing else is known.
+        scores: Modules that map samples to scores, one a seed.
+        unlabeled: Their scores of the unlabeled samples, shape (seeds, N).
+        auroc: Its ROC AUC on labeled samples that were held out, with its standard error; None where none were.
+        seconds: What cross-fitting and training took.
+    """
+
+    name: str
+    prior: float
+    scores: Sequence[nn.Module]
+    unlabeled: Tensor
+    auroc: tuple[float, float] | None
+    seconds: float
+
+
+class Auto(BaseDetector):
+    """A weighted mean of the standardized scores of several methods, the candidates for a kind of data.
+
+    The weight of a candidate is `prior * exp((A - A_best) / temperature)`, with the ROC AUC A of labeled samples that
+    it was not trained on. With 20 labels A is known to some points only: at the default temperature a candidate that
+    looks 10 points worse than the best counts a third of it. Where there are too few labels to hold some out, the
+    priors decide.
+
+    `elite_pl.runs.candidates` trains the candidates, each as a run of its own would be.
+
+    Args:
+        name: The method's name in logs and tables.
+        candidates: By kind of data (`vectors`, `images`, `features`), then by name: what of the root configuration is
+            other for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), of how many
+            `seeds` it is the mean (1), and whether it is `augmented` (false). One that needs labels which are not there
+            is left out; if none is left, those of `vectors_unlabeled` and so on take their place.
+        augmentations: By name of a data set, or `images` for any other: the augmentation of augmented candidates,
+            unless the root configuration has one.
+        folds: By kind of data: parts of the labeled samples that are held out in turn; 0: the priors decide.
+        fewest: Labeled samples of each kind below which nothing is held out.
+        temperature: See above.
+        optimizer: Not used, as of `ShallowDetector`.
+    """
+
+    score: Mixture
+
+    @checked
+    def __init__(
+        self,
+        *,
+        name: str,
+        candidates: dict[str, Any],
+        augmentations: dict[str, Any],
+        folds: dict[str, Any],
+        fewest: Annotated[int, at_least(2)],
+        temperature: Positive,
+        optimizer: Any = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.candidates, self.augmentations = name, candidates, augmentations
+        self.folds, self.fewest, self.temperature = folds, fewest, temperature
+        self.score = Mixture([])
+        self.found: dict[str, float] = {}
+
+    def weights(self, candidates: list[Candidate]) -> list[float]:
+        """The weights of candidates in the mean, with sum 1."""
+        best = max(found.auroc[0] for found in candidates if found.auroc) if candidates[0].auroc else 0.0
+        logits = [
+            torch.tensor(found.prior).log() + (found.auroc[0] - best if found.auroc else 0.0) / self.temperature
+            for found in candidates
+        ]
+        return torch.stack(logits).double().softmax(0).tolist()
+
+    def combine(self, candidates: list[Candidate]) -> None:
+        """Makes the score from trained candidates."""
+        weights = self.weights(candidates)
+        own = [(weight / len(found.scores), found) for weight, found in zip(weights, candidates, strict=True)]
+        self.score = Mixture([score for found in candidates for score in found.scores])
+        scores = torch.cat([found.unlabeled for found in candidates])
+        self.score.set(
+            torch.tensor([weight for weight, found in own for _ in found.scores]),
+            scores.mean(1),
+            scores.std(1, correction=0),
+        )
+        for weight, found in zip(weights, candidates, strict=True):
+            self.found[f"auto/{found.name}/weight"] = weight
+            self.found[f"auto/{found.name}/seconds"] = found.seconds
+            if found.auroc:
+                self.found[f"auto/{found.name}/auroc_cross_fitted"], self.found[f"auto/{found.name}/error"] = (
+                    found.auroc
+                )
+
+    def facts(self) -> dict[str, float]:
+        """Of each candidate its weight, its seconds, and its ROC AUC on labeled samples that were held out."""
+        return self.found

@@ -1,0 +1,123 @@
+"""A score that several detectors make together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from elite_pl.data.feature_maps import FeatureMap
+from elite_pl.models.recipe import Recipe
+from elite_pl.models.scores import Score
+
+
+class Member(Score):
+    """One of several scores, with all that it takes to make it again.
+
+    Args:
+        score: Ω.
+        recipe: How it is made.
+        sample_shape: Of what it scores.
+        feature_map: What samples go through before; None for nothing.
+    """
+
+    def __init__(
+        self, score: Score, recipe: Recipe, sample_shape: tuple[int, ...], feature_map: FeatureMap | None
+    ) -> None:
+        super().__init__()
+        self.score, self.recipe, self.sample_shape, self.feature_map = score, recipe, sample_shape, feature_map
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...), before the feature map, to scores (n,)."""
+        return self.score(sample if self.feature_map is None else self.feature_map(sample))
+
+    def to_plain(self) -> dict[str, Any]:
+        """All of it as plain values and tensors on the CPU."""
+        return {
+            **self.recipe.to_plain(),
+            "state": {name: value.cpu() for name, value in self.score.state_dict().items()},
+            "sample_shape": list(self.sample_shape),
+            "feature_map": self.feature_map and self.feature_map.to_plain(),
+        }
+
+    @classmethod
+    def of_plain(
+        cls, plain: Mapping[str, Any], dtype: torch.dtype, constructors: Mapping[str, Callable[..., Any]]
+    ) -> Member:
+        """What `to_plain` describes; the other arguments and the errors are as of `Recipe.make`."""
+        recipe, shape, mapped = Recipe.of_plain(plain), tuple(plain["sample_shape"]), plain["feature_map"]
+        score = recipe.make(shape, plain["state"], dtype, constructors)
+        return cls(score, recipe, shape, mapped and FeatureMap(**mapped))
+
+
+class Mixture(Score):
+    """A weighted mean of standardized scores: `Ω(x) = Σ_k w_k (Ω_k(x) - m_k) / s_k`.
+
+    Args:
+        members: The scores Ω_k.
+
+    Attributes:
+        weight: w_k, shape (members,), with sum 1.
+        location: m_k, the mean of Ω_k over the unlabeled training samples, shape (members,).
+        scale: s_k, its standard deviation there, shape (members,).
+    """
+
+    weight: Tensor
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("weight", torch.full((len(members),), 1 / max(1, len(members))))
+        self.register_buffer("location", torch.zeros(len(members)))
+        self.register_buffer("scale", torch.ones(len(members)))
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """The members, as `Member.to_plain` describes them."""
+        return [cast(Member, member).to_plain() for member in self.members]
+
+    def state(self) -> dict[str, Tensor]:
+        """The buffers, without what is in the members."""
+        return dict(self.named_buffers(recurse=False))
+
+    def set(self, weight: Tensor, location: Tensor, scale: Tensor) -> None:
+        """Takes the weights of the mean, and what the scores are standardized by; a scale of 0 counts as 1."""
+        self.weight.copy_(weight)
+        self.location.copy_(location)
+        self.scale.copy_(torch.where(scale > 0, scale, 1.0))
+
+    def mean(self, scores: Tensor) -> Tensor:
+        """The scores Ω from those of the members, shape (n, members), as a tensor of shape (n,)."""
+        return ((scores - self.location) / self.scale) @ self.weight
+
+    @classmethod
+    def of_plain(
+        cls,
+        members: Sequence[Mapping[str, Any]],
+        state: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        constructors: Mapping[str, Callable[..., Any]],
+    ) -> Mixture:
+        """The mixture of members that `Member.to_plain` describes.
+
+        Args:
+            members: Of each what it is made of.
+            state: The buffers.
+            dtype: As of `Recipe.make`.
+            constructors: As of `Recipe.make`, and so are the errors.
+        """
+        made = cls([Member.of_plain(member, dtype, constructors) for member in members]).to(dtype)
+        own = made.state()
+        if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in state.items()}:
+            raise ValueError("its score cannot be made again: the members and their weights do not go together")
+        for name, value in own.items():
+            value.copy_(state[name])
+        return made.eval()
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Maps samples (n, ...) to scores (n,)."""
+        scores = torch.stack([member(sample) for member in self.members], dim=1)
+        return self.mean(scores.to(self.weight.dtype))

@@ -1,0 +1,43 @@
+"""Commands with plain options: what is wrong on one line, and exit codes. Imports nothing, so that they start fast."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from elite_pl.errors import InputError, full_disk, one_line
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with 2."""
+        raise InputError(f"{message}; see --help")
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Inside runs a command: it exits with one line for what went wrong, and cleans up when it is ended."""
+    log = logging.getLogger("elite_pl")  # warnings, as they are
+    log.handlers, log.propagate = [logging.StreamHandler()], False
+    ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+        sys.stdout.flush()  # else it is too late to say what could not be printed
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except (InputError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(1 if full_disk(error) else 2)
+    finally:
+        signal.signal(signal.SIGTERM, ended)

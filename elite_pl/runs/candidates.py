@@ -1,0 +1,166 @@
+"""How `Auto` learns: each candidate is cross-fitted, trained on everything, and weighted."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf, open_dict
+from torch import Tensor
+
+from elite_pl import seeding
+from elite_pl.algorithm import metrics
+from elite_pl.config import Config, plain
+from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.feature_maps import FeatureMap
+from elite_pl.errors import LabelError
+from elite_pl.methods.auto import Auto, Candidate
+from elite_pl.methods.base import BaseDetector
+from elite_pl.models.mixture import Member
+from elite_pl.models.recipe import Recipe
+from elite_pl.models.scores import MeanOverViews
+from elite_pl.runs.build import given, make_detector
+from elite_pl.runs.crossfit import CrossFit, cross_fit, share_below, trained
+from elite_pl.runs.spec import RunSpec
+
+log = logging.getLogger(__name__)
+
+
+class Able(NamedTuple):
+    """A candidate that can learn from the data, as a run of its own."""
+
+    name: str
+    spec: RunSpec
+    data: PollutedData
+    prior: float
+    seeds: int
+
+
+def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit | None:
+    """Trains all candidates that can learn from the data, and gives `auto` their mean.
+
+    Args:
+        auto: The method, which is not trained yet.
+        spec: Its run.
+        data: The data of the run.
+
+    Returns:
+        What is known of the training samples from candidates that were not trained on them, weighted as in the mean;
+        None where nothing was held out.
+
+    Raises:
+        LabelError: If none of the candidates can learn from the labels.
+        TrainingError: If a training goes wrong.
+    """
+    start = time.monotonic()
+    fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
+    folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
+    candidates, fits = [], []
+    for name, own, under, prior, seeds in able(auto, spec, data):
+        begun = time.monotonic()
+        auroc = None
+        if folds:
+            fits.append(cross_fit(own, under, folds))
+            auroc = metrics.roc_auc_with_error(fits[-1].labeled, data.labeled_y < 0)
+        scores, unlabeled = [], []
+        for i in range(seeds):
+            seed = seeding.derive(spec.config.seed, "candidate", i) % 2**31 if i else spec.config.seed
+            detector = trained(with_settings(own, {"seed": seed}), under.under(under.split, seed=seed))
+            scores.append(
+                Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
+            )
+            unlabeled.append(detector.score_samples(under.unlabeled).double())
+        found = Candidate(name, prior, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
+        log.info(said(found))
+        candidates.append(found)
+    auto.combine(candidates)
+    log.info(", ".join(f"{found.name} {w:.0%}" for found, w in zip(candidates, auto.weights(candidates), strict=True)))
+    return together(auto.weights(candidates), candidates, fits, time.monotonic() - start) if fits else None
+
+
+def kind_of(data: PollutedData) -> str:
+    """The kind of data by which candidates are listed."""
+    return "features" if data.features else "vectors" if len(data.sample_shape) == 1 else "images"
+
+
+def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
+    """The candidates that can learn from the data.
+
+    Raises:
+        LabelError: If there is none.
+    """
+    kind = kind_of(data)
+    for group in (kind, f"{kind}_unlabeled"):
+        found = [*_able(auto, auto.candidates.get(group, {}), spec, data)]
+        if found:
+            return found
+    raise LabelError(f"{auto.name}: none of its candidates for {kind} can learn from these labels")
+
+
+def _able(auto: Auto, candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
+    split = replace(data.split, test=data.split.test[:0])
+    for name, candidate in candidates.items():
+        settings = {key: value for key, value in candidate.items() if key not in ("prior", "seeds", "augmented")}
+        if candidate.get("augmented") and (spec.plain["augmentation"] or {}).get("_target_") is None:
+            settings["augmentation"] = auto.augmentations.get(data.arrays.name, auto.augmentations["images"])
+        own = with_settings(spec, settings)
+        under = data.under(
+            split,
+            batch_size=own.config.batch_size,
+            feature_map=given("feature_map", own.config.feature_map, FeatureMap),
+        )
+        try:
+            make_detector(own.config, under.sample_shape).check(under)
+        except LabelError as error:
+            log.info("%s is left out: %s", name, error)
+            continue
+        yield Able(name, own, under, float(candidate.get("prior", 1)), candidate.get("seeds", 1))
+
+
+def with_settings(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
+    """A run with other values of some root keys; a group that is given with its `_target_` is replaced as a whole."""
+    config = cast(Any, copy.deepcopy(spec.config))
+    with open_dict(config):
+        for key, value in settings.items():
+            whole = not isinstance(value, dict) or "_target_" in value
+            OmegaConf.update(config, key, value, merge=not whole)
+    return replace(spec, config=cast(Config, config), plain=plain(config))
+
+
+def recipe_of(spec: RunSpec, detector: BaseDetector) -> Recipe:
+    """How the score of a run's detector is made."""
+    over_views = isinstance(detector.scorer, MeanOverViews)
+    return Recipe.of(spec.plain, detector.score, detector.needs_backbone, over_views)
+
+
+def said(found: Candidate) -> str:
+    """A line on a candidate."""
+    auroc = "" if found.auroc is None else ", ROC AUC {:.3f} ± {:.3f} on labels held out".format(*found.auroc)
+    return f"candidate {found.name}{auroc}, {found.seconds:.0f} s"
+
+
+def together(weights: list[float], candidates: list[Candidate], fits: list[CrossFit], seconds: float) -> CrossFit:
+    """What candidates that were not trained on a sample say of it together, weighted as in their mean.
+
+    Each says a share; the score of the trained candidate that has this share of unlabeled samples below it is what goes
+    into the mean.
+    """
+    means = []
+    for found in candidates:
+        deviation, mean = torch.std_mean(found.unlabeled, 1, correction=0, keepdim=True)
+        means.append(((found.unlabeled - mean) / torch.where(deviation > 0, deviation, 1.0)).mean(0))
+    whole = torch.stack(means, dim=1) @ torch.tensor(weights, dtype=torch.float64)
+
+    def shares(part: str) -> Tensor:
+        scores = torch.zeros(1)
+        for weight, mean, fit in zip(weights, means, fits, strict=True):
+            scores = scores + weight * torch.as_tensor(np.quantile(mean, getattr(fit, part)))
+        return share_below(scores, whole)
+
+    return CrossFit(shares("labeled"), shares("unlabeled"), fits[0].folds, seconds)
