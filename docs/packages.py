@@ -21,7 +21,7 @@ ROOMS = {
     "report": "tables, figures, one page, dashboard",
     "commands": "what a person types",
 }
-COMMANDS = {"train", "search", "score"}  # and `report.__main__`
+COMMANDS = {"train", "search", "score", "export"}  # and `report.__main__`
 
 HEAD = """\
 # Rooms

@@ -31,7 +31,7 @@ PLACES = {
     "matplotlib": {"runs.plots", "report.figures"},
     "optuna": {"search"},
     "pandas": {"studies.read"},
-    "PIL": {"data.sources.images"},
+    "PIL": {"data.sources.images", "deployment.standalone"},
     "piqp": {"methods.ssad"},
     "polars": {"data.sources.table", "data.sources.table_parts", "deployment.outputs"},
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
