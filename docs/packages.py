@@ -21,7 +21,7 @@ ROOMS = {
     "report": "tables, figures, one page, dashboard",
     "commands": "what a person types",
 }
-COMMANDS = {"train", "search", "score", "audit"}  # and `report.__main__`
+COMMANDS = {"train", "search", "score", "audit", "export"}  # and `report.__main__`
 
 HEAD = """\
 # Rooms

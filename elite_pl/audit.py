@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from elite_pl import cli
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, csv_text
+from elite_pl.options import Parser, exit_codes
+
+log = logging.getLogger("elite_pl")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options of the command."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m elite_pl.audit",
         description="From a run and its data: gallery.html, a page to go through the suspicious training samples; "
         "contact_sheet.png, of images; clean.csv, the samples that stay; review.png, where the truth is known.",
@@ -54,7 +57,7 @@ def audit(options: argparse.Namespace) -> list[str]:
     place = options.output or options.run
     run = read_run(options.run)
     if run.changed:
-        cli.log.warning(run.changed)
+        log.warning(run.changed)
     stay = kept(run, options.keep)
     check_writable(place, "-o ")
     place.mkdir(parents=True, exist_ok=True)
@@ -81,9 +84,8 @@ def audit(options: argparse.Namespace) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits with 2 for bad input."""
-    cli.log_to_stderr()
-    with cli.exit_codes():
-        print("\n".join(audit(cli.in_one_line(parser()).parse_args(arguments))))
+    with exit_codes():
+        print("\n".join(audit(parser().parse_args(arguments))))
 
 
 if __name__ == "__main__":

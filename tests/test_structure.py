@@ -31,7 +31,7 @@ PLACES = {
     "matplotlib": {"runs.plots", "report.figures"},
     "optuna": {"search"},
     "pandas": {"studies.read"},
-    "PIL": {"data.sources.images", "report.gallery"},
+    "PIL": {"data.sources.images", "deployment.standalone", "report.gallery"},
     "piqp": {"methods.ssad"},
     "polars": {"data.sources.table", "data.sources.table_parts", "deployment.outputs"},
     "pyod": {"runs.pyod_detector"},

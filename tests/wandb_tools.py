@@ -57,7 +57,7 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 def read_run(directory: Path, seconds: float = 10) -> dict[str, Any]:
-    """What the only W&B run under `directory` holds: run, config, history (a list), summary, exit_code, file.
+    """What the only W&B run under `directory` holds: run, config, history, summary, artifacts, exit_code, file.
 
     `finish()` returns before W&B's own process has written the last record of an offline run, or even made its file,
     so this waits for the exit code; it stays None if it does not come.
@@ -72,7 +72,14 @@ def read_run(directory: Path, seconds: float = 10) -> dict[str, Any]:
 
 
 def _read_now(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"file": file, "config": {}, "history": [], "summary": {}, "exit_code": None}
+    found: dict[str, Any] = {
+        "file": file,
+        "config": {},
+        "history": [],
+        "summary": {},
+        "artifacts": [],
+        "exit_code": None,
+    }
     for record in read_records(file):
         match record.WhichOneof("record_type"):
             case "run":
@@ -84,6 +91,8 @@ def _read_now(file: Path) -> dict[str, Any]:
                 found["history"].append(_items(record.history.item))
             case "summary":
                 found["summary"] |= _items(record.summary.update)
+            case "artifact":
+                found["artifacts"].append(record.artifact)
             case "exit":
                 found["exit_code"] = record.exit.exit_code
     return found

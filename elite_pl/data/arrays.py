@@ -246,3 +246,10 @@ def channels_last(name: str, x: np.ndarray) -> bool:
         fit = "both the second and the last axis are" if first else "neither the second nor the last axis is"
         raise ValueError(f"{name} has shape {x.shape}, ambiguous: {fit} 1 or 3 channels; (n, H, W, C) or (n, C, H, W)")
     return last
+
+
+def pixels(sample: np.ndarray) -> np.ndarray:
+    """An image of a data set, (C, H, W), uint8 or floats in [0, 1], as (H, W, 3) or in gray (H, W) uint8."""
+    if sample.dtype.kind == "f":
+        sample = (255 * sample.clip(0, 1)).round()
+    return sample[0].astype(np.uint8) if len(sample) == 1 else sample.astype(np.uint8).transpose(1, 2, 0)

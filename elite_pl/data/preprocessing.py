@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from elite_pl.algorithm.parts import parts_of
 from elite_pl.annotations import Range, checked
 from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.rows import Rows
@@ -111,11 +110,12 @@ def resized(images: Tensor, size: int) -> Tensor:
     Raises:
         ValueError: If this machine has not the memory for them.
     """
-    if not torch.compiler.is_exporting():
+    exporting = torch.compiler.is_exporting()  # in a graph the number of images is open: nothing counts them
+    if not exporting:
         _check_memory(images, size)
     parts = [
         functional.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
-        for part in parts_of(images, 1000)  # floats of all at once would be four times the memory
+        for part in ([images] if exporting else images.split(1000))  # floats of all at once would be four times as much
     ]
     if images.dtype == torch.uint8:
         parts = [part.round().clamp(0, 255).to(torch.uint8) for part in parts]

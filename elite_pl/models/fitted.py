@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from elite_pl.algorithm.parts import parts_of
 from elite_pl.models.scores import Score
 
 PIECE = 500  # samples whose distances are taken at a time
@@ -78,7 +77,9 @@ class KernelExpansion(Fitted):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,), in pieces that need little memory."""
-        kernels = (rbf(piece, self.support, self.gamma) for piece in parts_of(sample.flatten(1), PIECE))
+        sample = sample.flatten(1)
+        pieces = [sample] if torch.compiler.is_exporting() else sample.split(PIECE)  # a graph cannot count them
+        kernels = (rbf(piece, self.support, self.gamma) for piece in pieces)
         return torch.cat([self.offset - kernel @ self.coefficient for kernel in kernels])
 
 

@@ -13,8 +13,23 @@ from elite_pl.report.grid import missing
 from elite_pl.report.page import Section, bullets, downloads, facts, folded, html_table, paragraph, picture
 from elite_pl.report.statistics import FEWEST, SIGNIFICANT
 from elite_pl.report.tables import Row, best_and_behind, changes, summary_text, table
-from elite_pl.studies.read import ORIGIN, REPEATS, SETTING, UNSET, Run, common_and_different, counted, values_of
+from elite_pl.studies.read import (
+    ORIGIN,
+    REPEATS,
+    SETTING,
+    UNSET,
+    Run,
+    common_and_different,
+    counted,
+    grouped,
+    values_of,
+)
 
+AUDITS = {
+    "audit/auroc": "ROC AUC",
+    "audit/precision_at_50": "anomalies of the first 50",
+    "audit/precision_at_hidden": "of as many as are hidden",
+}
 _MOST = 200  # lines of a list; more are counted
 
 HOW = (
@@ -90,6 +105,7 @@ def sections(found: Findings) -> list[Section]:
         Section("Intervals and tests", _tests(found)),
         Section("By normal class", _classes(found)),
         *(Section(f"By {origin}", _changes(found, origin)) for origin in ORIGIN),
+        Section("Audit", _audits(found)),
         Section("Over the epochs", curves),
         Section("Failed and missing cells", _gaps(found)),
         Section("Settings", _settings(found.runs)),
@@ -119,6 +135,19 @@ def _glance(found: Findings) -> list[str]:
 def _tests(found: Findings) -> list[str]:
     header, body = summary_text(found.rows, found.against)
     return [html_table(header, body, found.against), bullets(HOW, "soft"), downloads(dict(found.files))]
+
+
+def _audits(found: Findings) -> list[str]:
+    """How well the suspicion finds what is hidden, of runs that say it."""
+    columns = {key: title for key, title in AUDITS.items() if any(key in run.metrics for run in found.runs)}
+    body = []
+    for values, group in grouped(found.runs, found.keys):
+        means = [[run.metrics[key] for run in group if key in run.metrics] for key in columns]
+        body.append([*values, *(f"{100 * sum(mean) / len(mean):.1f}" if mean else "" for mean in means)])
+    note = "Of the unlabeled training samples by suspicion, in %: means over classes and seeds."
+    return (
+        [html_table([*found.keys, *columns.values()], body, found.against), paragraph(note, "soft")] if columns else []
+    )
 
 
 def _classes(found: Findings) -> list[str]:

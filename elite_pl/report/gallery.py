@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from elite_pl.data.arrays import pixels
 from elite_pl.data.encoding import Encoding, Numbers
 from elite_pl.data.rows import Rows
 from elite_pl.data.sources.images import thumbnail
@@ -29,13 +30,6 @@ _TEMPLATE = Path(__file__).with_name("gallery.html")
 
 
 # ------------------------------------------------------------------------------------------------------------ samples
-
-
-def pixels(sample: np.ndarray) -> np.ndarray:
-    """An image of a data set, (C, H, W), uint8 or floats in [0, 1], as (H, W, 3) or in gray (H, W) uint8."""
-    if sample.dtype.kind == "f":
-        sample = (255 * sample.clip(0, 1)).round()
-    return sample[0].astype(np.uint8) if len(sample) == 1 else sample.astype(np.uint8).transpose(1, 2, 0)
 
 
 def picture(run: AuditedRun, index: int) -> Image.Image:

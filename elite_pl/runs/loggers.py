@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import numbers
 import os
@@ -9,16 +10,19 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException
 from inspect import signature
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.config import instantiate
+from elite_pl.data.arrays import Arrays, pixels
 from elite_pl.errors import InputError, one_line
 from elite_pl.files import atomic_write
 from elite_pl.runs.identity import coordinates
@@ -39,6 +43,8 @@ _MODES = {
     "shared": "online",
 }
 _ANSWER_SECONDS = 2.0
+AUDITED = 100  # samples of the audit that are shown
+OF_ALL = ("elite_pl.data.digits", "elite_pl.data.torchvision_set")  # data that are nobody's own
 
 
 def _answers(url: str) -> bool:
@@ -153,7 +159,9 @@ def wandb_run(logger: object) -> Any | None:
     return logger.experiment if isinstance(logger, WandbLogger) else None
 
 
-def wandb_logger(spec: RunSpec, *, project: str, entity: str | None, mode: str | None) -> WandbLogger:
+def wandb_logger(
+    spec: RunSpec, *, project: str, entity: str | None, mode: str | None, upload_data: bool = False
+) -> WandbLogger:
     """Starts a W&B run that has nothing to do with any other, in this process or not; end it with `close`.
 
     A run that goes on from `last.ckpt` goes on in its W&B run too, where it is online: of two offline parts of one id
@@ -164,6 +172,7 @@ def wandb_logger(spec: RunSpec, *, project: str, entity: str | None, mode: str |
         project: W&B project.
         entity: W&B user or team, None for the user's default.
         mode: See `wandb_mode`.
+        upload_data: Whether samples of one's own may be sent, see `log_samples`.
 
     Returns:
         Lightning's logger; its `experiment` is the W&B run. On other ranks than 0 it logs nothing.
@@ -286,6 +295,46 @@ def log_final(
         run.log(charts)
     except Exception as error:  # online a table goes to the server at once, and a trained model is worth more than that
         log.warning("W&B did not take the charts: %s", error)
+
+
+def log_samples(run: Any, spec: RunSpec, arrays: Arrays) -> None:
+    """Logs what is made of single samples: the top of `audit.csv` with pictures, and the detector as an artifact.
+
+    The detector has the scores of all training samples, and of a table the words in it. So of a person's own data both
+    stay here unless `logger.upload_data` says otherwise.
+
+    Args:
+        run: `WandbLogger.experiment`.
+        spec: The run, whose files are written.
+        arrays: Its data.
+    """
+    import wandb
+
+    source = renamed(spec.plain["dataset"]["source"], PUBLIC)
+    if source["_target_"] not in OF_ALL and not spec.plain["logger"].get("upload_data"):
+        return
+    with open(spec.directory / "audit.csv", newline="", encoding="utf-8") as file:
+        header, *rows = islice(csv.reader(file), AUDITED + 1)
+    columns: dict[str, Any] = {}
+    if arrays.x_train.ndim == 4:
+        columns["picture"] = [wandb.Image(pixels(arrays.x_train[int(row[0])])) for row in rows]
+    columns |= {name: _values(column) for name, column in zip(header, zip(*rows, strict=True), strict=True)}
+    table = wandb.Table(columns=list(columns), data=list(zip(*columns.values(), strict=True)))
+    detector = wandb.Artifact(f"detector-{spec.hash}", type="model")
+    detector.add_file(str(spec.directory / "detector.pt"), policy="immutable")  # uploaded from its place, not copied
+    try:
+        run.log({"audit": table})
+        run.log_artifact(detector)
+    except Exception as error:  # as above
+        log.warning("W&B did not take the audit or the detector: %s", error)
+
+
+def _values(column: Sequence[str]) -> list[float | None] | list[str]:
+    """A column of a CSV file: numbers, and None where it is empty, if there is nothing else in it."""
+    try:
+        return [float(text) if text else None for text in column]
+    except ValueError:
+        return list(column)
 
 
 def close(run: Any, exit_code: int) -> None:

@@ -277,4 +277,5 @@ def write_results(
     if (wandb_run := loggers.wandb_run(logger)) is not None:
         inferred = suspicion if detector.infers_labels else None
         loggers.log_final(wandb_run, results, is_anomaly, test, inferred, hidden, pictures)
+        loggers.log_samples(wandb_run, spec, data.arrays)
     return results

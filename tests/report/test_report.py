@@ -400,3 +400,5 @@ def test_a_sweep_of_the_command(command, capfd):
     assert rows[0][:2] == ["method", "normal_class 1"] and [row[0] for row in rows[1:]] == ["deep_svdd", "elite_svdd"]
     found = json.loads(next(Path("outputs").rglob("deep_svdd/*/metrics.json")).read_text())
     assert rows[1][1] == f"{100 * found['test/auroc']:.1f}"
+    audits = Path("outputs/runs/report.html").read_text().split('<h2 id="audit">')[1].split("</section>")[0]
+    assert "ROC AUC" in audits and f">{100 * found['audit/auroc']:.1f}<" in audits

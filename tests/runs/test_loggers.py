@@ -255,3 +255,42 @@ def test_other_loggers(tmp_path: Path) -> None:
     csv = {"_target_": "pytorch_lightning.loggers.CSVLogger", "name": "mine"}
     logger = tracking.make_logger(make_spec(tmp_path, make_config(logger=csv)))
     assert logger is not None and logger.save_dir == str(tmp_path) and logger.name == "mine"
+
+
+@pytest.mark.parametrize(("allowed", "images"), [(True, True), (True, False), (False, True)])
+def test_samples_of_ones_own_are_logged_only_if_one_says_so(
+    command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, allowed: bool, images: bool
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    rng, y = np.random.default_rng(0), np.repeat([0, 1, -1], [120, 3, 3])
+    x = rng.integers(0, 256, (126, 12, 12), dtype=np.uint8) if images else rng.normal(size=(126, 3))
+    np.savez("own.npz", x=x, y=y)
+    own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "method=isolation_forest", "threads=1")
+    outcome = command(*own, "logger=wandb", f"logger.upload_data={str(allowed).lower()}")
+    assert outcome.code == 0, outcome.err
+    run = read_run(outcome.directory)
+    tables = [row["audit"] for row in run["history"] if "audit" in row]
+    models = [artifact for artifact in run["artifacts"] if artifact.type == "model"]
+    assert (len(tables), len(models)) == (allowed, allowed)
+    if allowed:
+        table = json.loads((run["file"].parent / "files" / tables[0]["path"]).read_text())
+        assert len(table["data"]) == 100 and ("picture" in table["columns"]) == images
+        assert [row[table["columns"].index("rank")] for row in table["data"]] == list(range(1, 101))
+        pictures = [
+            entry.path
+            for artifact in run["artifacts"]
+            for entry in artifact.manifest.contents
+            if entry.path.endswith(".png")
+        ]
+        assert len(pictures) == 100 * images
+        (model,) = models
+        assert [entry.path for entry in model.manifest.contents] == ["detector.pt"]
+
+
+def test_the_audit_of_a_study_is_logged(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    outcome = command("logger=wandb", "method=isolation_forest", "threads=1")
+    assert outcome.code == 0, outcome.err
+    run = read_run(outcome.directory)
+    assert any(artifact.type == "model" for artifact in run["artifacts"])
+    assert any("audit" in row for row in run["history"])

@@ -1,0 +1,115 @@
+"""What a person should know of an exported detector, as a page of Markdown."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from pathlib import PurePath
+
+import torch
+
+import elite_pl
+from elite_pl.runs.trained import TrainedDetector
+
+PAGE = """\
+# Anomaly detector: {data}
+
+Method `{method}` of elite_pl, trained on {data}.{training}
+
+| | |
+|---|---|
+| `samples` | {input} |
+| `score` | float (n,), higher for the more anomalous |
+| `is_anomaly` | bool (n,), whether the score is above the threshold {threshold!r} |
+
+`{model}` maps the first to the others, for any number n of samples; all preprocessing{but} is part of it.
+`python score.py INPUT > scores.csv` scores files by it with NumPy and {runtime} alone; its `p_value` is
+(k + 1) / (m + 1), where k of the m training samples that are not flagged score as high. `detector.json` holds plain
+numbers.
+
+## Threshold
+
+{rule}
+
+## Limits
+
+It knows what its training data knew: after a change of the camera, the sensors or the population, its scores and its
+threshold mean something else. Measure it on labeled samples that it has not seen before it decides anything.
+
+## Licence
+
+To be filled in; it depends on the data.{pretrained}
+
+## Versions
+
+elite_pl {version}, PyTorch {torch}, Python {python}.
+"""
+FITTED = """\
+The best cut between the labeled samples by balanced accuracy, or without labels of both kinds the 95th percentile of
+the training scores. The detector was fitted to these labels, so expect more alarms than there are anomalies."""
+MOST = 40  # names that are written out
+
+
+def model_card(detector: TrainedDetector, model: str) -> str:
+    """The page beside an exported detector.
+
+    Args:
+        detector: The detector.
+        model: The name of the file with its graph.
+    """
+    dataset, rule = detector.config.get("dataset"), detector.config.get("threshold")
+    data = "unknown data"
+    if isinstance(dataset, dict):
+        data = PurePath(str(dataset.get("path") or dataset.get("name"))).name
+    return PAGE.format(
+        data=data,
+        method=detector.method,
+        training=_training(detector),
+        input=_input(detector),
+        threshold=detector.threshold,
+        model=model,
+        but="" if detector.encoding is None else " but the encoding of columns",
+        runtime="onnxruntime" if model.endswith(".onnx") else "PyTorch",
+        rule="Chosen by " + _words(f"{k}={v}" for k, v in rule.items()) + "." if isinstance(rule, dict) else FITTED,
+        pretrained=_pretrained(detector),
+        version=elite_pl.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
+
+
+def _training(detector: TrainedDetector) -> str:
+    """How many samples it was trained on, and how many of them it flags."""
+    known = detector.training_scores
+    if known is None:
+        return ""
+    flagged = (known > detector.threshold).mean()
+    return f" Of the {len(known):,} training samples, labeled ones included, it flags {flagged:.1%}."
+
+
+def _input(detector: TrainedDetector) -> str:
+    """What the graph takes."""
+    shape = ", ".join("any" if side is None else str(side) for side in detector.samples.shape)
+    if (encoding := detector.encoding) is not None:
+        columns = _words(f"{name} ({kind})" for name, kind in encoding.kinds.items())
+        encoded = f"rows of a table, encoded: float32 (n, {shape}), which are {_words(encoding.features)}"
+        return f"{encoded}. `score.py` takes a CSV file with commas and the columns {columns}, and encodes them"
+    if len(detector.samples.shape) == 1:
+        return f"vectors as in training, float32 (n, {shape})"
+    units = "float32 in [0, 1]" if detector.samples.values == "unit" else "uint8"
+    return f"images as in training, {units} (n, {shape}); `score.py` takes files of any size, too, and resizes them"
+
+
+def _pretrained(detector: TrainedDetector) -> str:
+    """Whose weights are in the graph."""
+    if detector.features is None:
+        return ""
+    identity = detector.features.network.identity
+    weights = f"`{identity['model']}` ({identity['library']}; SHA-256 of its weights {identity['weights']})"
+    return f" The graph holds a network that others have trained, which has a licence of its own: {weights}."
+
+
+def _words(names: Iterable[str]) -> str:
+    """Names as code, not too many."""
+    shown = [f"`{name}`" for name in names]
+    return ", ".join(shown[:MOST]) + (f" and {len(shown) - MOST} more" if len(shown) > MOST else "")

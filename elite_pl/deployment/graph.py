@@ -1,0 +1,84 @@
+"""A detector as one graph, from raw samples to score and verdict: torch.export's or ONNX."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import elite_pl
+from elite_pl.deployment.inputs import image_shape
+from elite_pl.runs.trained import TrainedDetector
+
+INPUT, OUTPUTS = "samples", ("score", "is_anomaly")
+
+
+class Graph(nn.Module):
+    """Maps raw samples (n, ...) to their scores (n,), and whether these are above the threshold, bool (n,).
+
+    Args:
+        detector: The detector.
+    """
+
+    def __init__(self, detector: TrainedDetector) -> None:
+        super().__init__()
+        self.detector, self.threshold = detector, detector.threshold
+
+    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps samples to scores and verdicts."""
+        score = self.detector(samples)
+        return score, score.double() > self.threshold
+
+
+def examples(detector: TrainedDetector, n: int) -> Tensor:
+    """Made-up samples of the shape and type that the graph of a detector takes, shape (n, ...)."""
+    generator, shape = torch.Generator().manual_seed(0), detector.samples.shape
+    if len(shape) == 1:
+        noise = torch.randn(n, *map(int, filter(None, shape)), generator=generator)
+        return noise * detector.scale.float() + detector.shift.float()
+    if None in shape:
+        shape = image_shape(detector)
+    pixels = torch.rand(n, *map(int, filter(None, shape)), generator=generator)
+    return pixels if detector.samples.values == "unit" else (pixels * 255).round().to(torch.uint8)
+
+
+def to_graph(detector: TrainedDetector) -> ExportedProgram:
+    """The graph of a detector, for any number of samples, in float32; see `Graph` for what it maps."""
+    single = copy.deepcopy(detector).cpu().float()  # onnxruntime has no convolution in float64
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(
+            Graph(single).requires_grad_(False), (examples(detector, 3),), dynamic_shapes={INPUT: {0: Dim("n")}}
+        )
+
+
+def write_torch(program: ExportedProgram, path: Path) -> None:
+    """Writes a graph that `torch.export.load` reads (`.pt2`), weights and all."""
+    torch.export.save(program, path)
+
+
+def missing_for_onnx() -> list[str]:
+    """The packages that `write_onnx` needs and that are not installed."""
+    return [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+
+
+def write_onnx(program: ExportedProgram, detector: TrainedDetector, path: Path) -> None:
+    """Writes a graph as one ONNX file, weights and all; its metadata hold method, threshold and version.
+
+    Where it resizes bytes, and rounds them again, a pixel that lies half-way between two values may become either.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.onnx.export(program, (), dynamo=True, verbose=False, output_names=list(OUTPUTS))
+    assert made is not None
+    about = {"method": detector.method, "threshold": repr(detector.threshold), "elite_pl": elite_pl.__version__}
+    made.model.metadata_props.update(about)
+    shape = made.model.graph.inputs[0].shape
+    assert shape is not None
+    made.rename_axes({str(shape[0]): "n"})
+    made.save(path, external_data=False)
