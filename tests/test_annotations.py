@@ -66,7 +66,7 @@ MADE: dict[str, Callable[..., Any]] = {
     ),
 }
 WRONG = [
-    ("elite", "weights", "some", "raw, mean or signed"),
+    ("elite", "weights", "some", "raw, mean, drop or signed"),
     ("elite", "meta_gradient", None, "jvp or virtual_step"),
     ("elite", "labeled_statistics", "joint", "batch or running"),
     ("elite", "supervised", -1, "a finite number, not negative"),

@@ -67,6 +67,32 @@ def missing_for_onnx() -> list[str]:
     return [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
 
 
+def _searchsorted(ordered: Tensor, values: Tensor, right: bool = False, **options: object) -> Tensor:
+    """`torch.searchsorted` for few ordered values, by counting."""
+    ordered, values = ordered[..., None, :], values[..., None]
+    return (ordered <= values if right else ordered < values).sum(-1)
+
+
+def _ndtri(share: Tensor) -> Tensor:
+    """`torch.special.ndtri` from 1e-11 to 1 - 1e-11, to seven digits.
+
+    Source: Wichura, "Algorithm AS 241: The Percentage Points of the Normal Distribution", Applied Statistics 37 (1988),
+    PPND7.
+    """
+    q = share - 0.5
+    r = 0.180625 - q.square()
+    middle = q * (((59.109374720 * r + 159.29113202) * r + 50.434271938) * r + 3.3871327179)
+    middle = middle / (((67.187563600 * r + 78.757757664) * r + 17.895169469) * r + 1)
+    r = torch.minimum(share, 1 - share).log().neg().sqrt() - 1.6
+    tail = ((0.17023821103 * r + 1.3067284816) * r + 2.7568153900) * r + 1.4234372777
+    tail = tail / ((0.12021132975 * r + 0.73700164250) * r + 1)
+    return torch.where(q.abs() <= 0.425, middle, q.sign() * tail)
+
+
+# What ONNX does not know.
+_IN_OTHER_WORDS = {torch.ops.aten.searchsorted.Tensor: _searchsorted, torch.ops.aten.special_ndtri.default: _ndtri}
+
+
 def write_onnx(program: ExportedProgram, detector: TrainedDetector, path: Path) -> None:
     """Writes a graph as one ONNX file, weights and all; its metadata hold method, threshold and version.
 
@@ -74,6 +100,7 @@ def write_onnx(program: ExportedProgram, detector: TrainedDetector, path: Path) 
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        program = program.run_decompositions(_IN_OTHER_WORDS)
         made = torch.onnx.export(program, (), dynamo=True, verbose=False, output_names=list(OUTPUTS))
     assert made is not None
     about = {"method": detector.method, "threshold": repr(detector.threshold), "elite_pl": elite_pl.__version__}

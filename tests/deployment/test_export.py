@@ -22,8 +22,14 @@ SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32")
 Y = np.repeat([1, -1, 0], [10, 10, 40])
 OF_VECTORS = {  # a method for each score
     "Hypersphere": ("elite_svdd", SHORT),
-    "Readout": ("labels_only", (*SHORT, "~method.score.squared", "method.score._target_=elite_pl.models.Readout")),
+    "Readout": (  # and a feature map
+        "labels_only",
+        (*SHORT, "feature_map=tabular", "~method.score.squared", "method.score._target_=elite_pl.models.Readout"),
+    ),
     "Reconstruction": ("autoencoder", SHORT),
+    "PairRelation": ("prenet", SHORT),
+    "BoundedHead": ("rosas", SHORT),
+    "Mixture": ("auto", ()),
     "ScalarHead": ("devnet", ("epochs=1", "batch_size=32")),
     "RobustSubspace": ("rsrae", ("epochs=1", "batch_size=32")),
     "ClassTrees": ("extra_trees", ()),
@@ -92,7 +98,7 @@ def in_an_empty_folder(monkeypatch, tmp_path):
 
 
 def test_every_score_is_exported_here():
-    assert {address.split(".")[-1] for address in SCORES | FITTED} == set(OF_VECTORS)
+    assert {address.split(".")[-1] for address in SCORES | FITTED} | {"Mixture"} == set(OF_VECTORS)
 
 
 @pytest.mark.parametrize("name", OF_VECTORS)
