@@ -1,0 +1,59 @@
+"""`method=auto`: several methods, weighted by labels that were held out."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+import elite_pl
+from elite_pl.methods.auto import Auto, Candidate
+
+SHORT = [
+    "method.candidates.vectors.extra_trees.method.trees=10",
+    "method.candidates.vectors.elite_tabular.trainer.max_steps=5",
+    "method.candidates.vectors.elite_tabular.seeds=2",
+    "method.folds.vectors=2",
+]
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Anomalies off the center in all of four features; 10 labels of each kind."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 1, (100, 4)), rng.normal(2, 1, (40, 4))])
+    y = np.zeros(140, dtype=int)
+    y[:10], y[100:110] = 1, -1
+    return x, y
+
+
+def test_the_mean_of_the_candidates_is_saved_and_read_back(table, tmp_path, caplog):
+    x, y = table
+    caplog.set_level(logging.INFO, "elite_pl")
+    detector = elite_pl.fit(x, y, method="auto", overrides=SHORT)
+    names = ["extra_trees", "logistic_regression", "label_spreading", "elite_tabular"]
+    assert all(f"candidate {name}, ROC AUC" in caplog.text for name in names)
+    weight = detector.model.weight
+    assert len(weight) == 5 and float(weight.sum()) == pytest.approx(1) and weight[3] == weight[4]
+    truth = np.arange(140) >= 100
+    assert np.median(detector.score(x)[truth]) > np.quantile(detector.score(x)[~truth], 0.9)
+    detector.save(tmp_path / "detector.pt")
+    np.testing.assert_array_equal(elite_pl.load(tmp_path / "detector.pt").score(x), detector.score(x))
+
+
+@pytest.mark.parametrize("labels", [[], [1], [-1]])
+def test_without_labels_of_both_kinds_those_that_need_none_learn(table, labels):
+    x, y = table
+    detector = elite_pl.fit(x, np.where(np.isin(y, labels), y, 0), method="auto", overrides=SHORT)
+    assert np.isfinite(detector.score(x)).all()
+
+
+def test_a_candidate_that_looks_worse_counts_less():
+    auto = Auto(name="auto", candidates={}, augmentations={}, folds={}, fewest=4, temperature=0.1)
+    found = [
+        Candidate(name, prior, [], torch.zeros(1, 1), auroc, 0.0)
+        for name, prior, auroc in (("a", 1.0, (0.9, 0.05)), ("b", 1.0, (0.8, 0.05)), ("c", 2.0, (0.9, 0.05)))
+    ]
+    e = np.exp(-1)
+    np.testing.assert_allclose(auto.weights(found), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
+    np.testing.assert_allclose(auto.weights([part._replace(auroc=None) for part in found]), [0.25, 0.25, 0.5])
