@@ -234,6 +234,7 @@ def browse(page: Path, profile: Path, probe: str = "", width: int = 1280) -> str
     return subprocess.run([*command, probed.as_uri()], capture_output=True, text=True, timeout=120).stdout
 
 
+@pytest.mark.slow  # a browser, which a busy machine lets down
 def test_a_person_goes_round_the_loop(command, shown, photos, tmp_path):
     run = trained(command, "dataset=image_folder", "dataset.path=photos")
     code, out = shown(run)
@@ -264,6 +265,7 @@ def test_a_person_goes_round_the_loop(command, shown, photos, tmp_path):
     assert table[1]["id"] in names and table[0]["id"] not in names and "labeled/anomaly/00.png" not in names
 
 
+@pytest.mark.slow  # a browser, which a busy machine lets down
 def test_the_policy_lets_the_page_run_and_nothing_else(command, shown, tmp_path):
     run = trained(command)
     assert shown(run)[0] == 0
