@@ -17,8 +17,8 @@ log = logging.getLogger("elite_pl")
 def parser() -> Parser:
     """The options of the command."""
     found = Parser(
-        prog="python -m elite_pl.audit",
-        description="From a run and its data: gallery.html, a page to go through the suspicious training samples; "
+        "audit",
+        "From a run and its data: gallery.html, a page to go through the suspicious training samples; "
         "contact_sheet.png, of images; clean.csv, the samples that stay; review.png, where the truth is known.",
     )
     found.add_argument("run", type=Path, metavar="RUN", help="the directory of a finished run")

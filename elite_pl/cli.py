@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, errors
 from elite_pl.errors import InputError, TrainingError, full_disk
+from elite_pl.options import drop_output
 
 log = logging.getLogger("elite_pl")
 BAD_INPUT = (InputError, HydraException, OmegaConfBaseException)  # what a user can mend
@@ -48,11 +49,6 @@ def exit_codes() -> Iterator[None]:
             raise
         say(one_line(error))
         sys.exit(code)
-
-
-def drop_output() -> None:
-    """Lets what is still printed go nowhere, because its reader has gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from elite_pl.options import Parser, exit_codes
@@ -18,13 +17,8 @@ tables a graph takes the encoded columns, and the program of the directory encod
 
 def parser() -> Parser:
     """The options of the command."""
-    found = Parser(
-        prog="python -m elite_pl.export",
-        description="Writes a trained detector as a file for onnxruntime or PyTorch.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EPILOG,
-    )
-    found.add_argument("detector", metavar="DETECTOR", help="a detector.pt")
+    found = Parser("export", "Writes a trained detector as a file for onnxruntime or PyTorch.", EPILOG)
+    found.add_detector()
     found.add_argument("--to", required=True, choices=("onnx", "torch", "directory"), help="what is written")
     found.add_argument(
         "-o",
@@ -32,7 +26,6 @@ def parser() -> Parser:
         metavar="OUT",
         help="default: beside DETECTOR, with .onnx, .pt2 or _export in its name",
     )
-    found.add_argument("--weights", metavar="FILE", help="of the pretrained network whose features the detector takes")
     return found
 
 

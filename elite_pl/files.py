@@ -37,7 +37,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: If it cannot be written; names `path`, and the reason even where PyTorch keeps it to itself.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -47,6 +47,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         if reason is None:
             raise
         raise OSError(reason.errno, reason.strerror, str(path)) from error
+
+
+def temporary_beside(path: Path) -> Path:
+    """A path in the same directory with the same suffix, at which nothing is; see `remove_temporaries`."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
 
 
 def _refusal(error: BaseException, temporary: Path) -> OSError | None:

@@ -15,7 +15,23 @@ from elite_pl.errors import InputError, full_disk, one_line
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong on one line."""
+    """Says what is wrong on one line, and prints what stands below the options as it is.
+
+    Args:
+        command: The module's name in `elite_pl`.
+        description: What it does.
+        epilog: What stands below the options; None for nothing.
+    """
+
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        layout = argparse.HelpFormatter if epilog is None else argparse.RawDescriptionHelpFormatter
+        super().__init__(f"python -m elite_pl.{command}", None, description, epilog, formatter_class=layout)
+
+    def add_detector(self) -> None:
+        """Adds the trained detector that a command takes."""
+        self.add_argument("detector", metavar="DETECTOR", help="a detector.pt")
+        weights = "of the pretrained network whose features the detector takes"
+        self.add_argument("--weights", metavar="FILE", help=weights)
 
     def error(self, message: str) -> NoReturn:
         """Exits with 2."""
@@ -34,10 +50,15 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except (InputError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1 if full_disk(error) else 2)
     finally:
         signal.signal(signal.SIGTERM, ended)
+
+
+def drop_output() -> None:
+    """Lets what is still printed go nowhere, because its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,13 +20,8 @@ of the training samples that are not flagged and score as high, (k + 1) / (n + 1
 
 def parser() -> Parser:
     """The options of the command."""
-    found = Parser(
-        prog="python -m elite_pl.score",
-        description="Scores new samples by a trained detector, any number of them in little memory.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EPILOG,
-    )
-    found.add_argument("detector", metavar="DETECTOR", help="a detector.pt")
+    found = Parser("score", "Scores new samples by a trained detector, any number of them in little memory.", EPILOG)
+    found.add_detector()
     found.add_argument(
         "input", metavar="INPUT", help="a folder of images, a table (CSV, Parquet) or an array (.npy, .npz)"
     )
@@ -40,7 +35,6 @@ def parser() -> Parser:
     )
     found.add_argument("--batch-size", type=_count, metavar="N", help="samples that are scored at a time")
     found.add_argument("--threads", type=_count, metavar="N", help="of the CPU (default: PyTorch's)")
-    found.add_argument("--weights", metavar="FILE", help="of the pretrained network whose features the detector takes")
     found.add_argument("--skip-broken", action="store_true", help="go on without images that cannot be read")
     return found
 

@@ -29,26 +29,36 @@ class Outcome:
 
 
 @pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    """Runs `python -m elite_pl.train ARGUMENTS` in an empty folder, without a tracker unless one is asked for."""
+def call(capfd, monkeypatch, tmp_path):
+    """Runs the `main` of a command with arguments, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     log = logging.getLogger("elite_pl")  # the command gives it a handler on this test's streams
     monkeypatch.setattr(log, "handlers", log.handlers)
     monkeypatch.setattr(log, "propagate", log.propagate)
 
-    def call(*arguments: str) -> Outcome:
-        default = [] if any(a.startswith(("logger=", "~logger", "--", "-c")) for a in arguments) else ["logger=none"]
-        monkeypatch.setattr(sys, "argv", ["elite_pl.train", *arguments, *default])
+    def made(main, *arguments: object) -> Outcome:
         capfd.readouterr()
         code = 0
         try:
-            train.main()
+            main([str(argument) for argument in arguments])
         except SystemExit as exit:
             code = int(exit.code or 0)
         streams = capfd.readouterr()
         return Outcome(code, streams.out, streams.err)
 
-    return call
+    return made
+
+
+@pytest.fixture
+def command(monkeypatch, call):
+    """Runs `python -m elite_pl.train ARGUMENTS` in an empty folder, without a tracker unless one is asked for."""
+
+    def of_train(arguments: list[str]) -> None:
+        default = [] if any(a.startswith(("logger=", "~logger", "--", "-c")) for a in arguments) else ["logger=none"]
+        monkeypatch.setattr(sys, "argv", ["elite_pl.train", *arguments, *default])
+        train.main()
+
+    return lambda *arguments: call(of_train, *arguments)
 
 
 def forget_wandb() -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import random
-import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -20,6 +19,7 @@ from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.rows import Rows
 from elite_pl.data.sample_format import SampleFormat
 from elite_pl.data.splits import Split
+from elite_pl.files import temporary_beside
 from elite_pl.progress import Estimate
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def opened(path: Path, shape: tuple[int, int]) -> np.ndarray:
         log.warning("%s is damaged: its features are computed again", path)
         path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    blank = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.npy")
+    blank = temporary_beside(path)
     try:
         np.save(blank, np.broadcast_to(np.float32(np.nan), shape))
         os.link(blank, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from elite_pl.deployment.graph import examples, missing_for_onnx, to_graph, writ
 from elite_pl.deployment.inputs import image_shape
 from elite_pl.deployment.scoring import Judge
 from elite_pl.errors import InputError
-from elite_pl.files import atomic_write, write_json
+from elite_pl.files import atomic_write, temporary_beside, write_json
 from elite_pl.runs.trained import TrainedDetector
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "directory": "_export"}  # of what is written if no name is given
@@ -95,7 +94,7 @@ def _write_graph(detector: TrainedDetector, path: Path) -> None:
 @contextmanager
 def _new_directory(place: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `place` when the block ends well and vanishes when it does not."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = temporary_beside(place)
     temporary.mkdir()
     try:
         yield temporary

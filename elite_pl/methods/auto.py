@@ -84,24 +84,20 @@ class Auto(BaseDetector):
         ]
         return torch.stack(logits).double().softmax(0).tolist()
 
-    def combine(self, candidates: list[Candidate]) -> None:
-        """Makes the score from trained candidates."""
+    def combine(self, candidates: list[Candidate]) -> list[float]:
+        """Makes the score from trained candidates, and returns their weights."""
         weights = self.weights(candidates)
-        own = [(weight / len(found.scores), found) for weight, found in zip(weights, candidates, strict=True)]
-        self.score = Mixture([score for found in candidates for score in found.scores])
         scores = torch.cat([found.unlabeled for found in candidates])
-        self.score.set(
-            torch.tensor([weight for weight, found in own for _ in found.scores]),
-            scores.mean(1),
-            scores.std(1, correction=0),
-        )
+        self.score = Mixture([score for found in candidates for score in found.scores])
+        each = []  # seed
         for weight, found in zip(weights, candidates, strict=True):
-            self.found[f"auto/{found.name}/weight"] = weight
-            self.found[f"auto/{found.name}/seconds"] = found.seconds
+            each += [weight / len(found.scores)] * len(found.scores)
+            facts = {"weight": weight, "seconds": found.seconds}
             if found.auroc:
-                self.found[f"auto/{found.name}/auroc_cross_fitted"], self.found[f"auto/{found.name}/error"] = (
-                    found.auroc
-                )
+                facts["auroc_cross_fitted"], facts["error"] = found.auroc
+            self.found |= {f"auto/{found.name}/{key}": value for key, value in facts.items()}
+        self.score.set(torch.tensor(each), scores.mean(1), scores.std(1, correction=0))
+        return weights
 
     def facts(self) -> dict[str, float]:
         """Of each candidate its weight, its seconds, and its ROC AUC on labeled samples that were held out."""

@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf, open_dict
-from torch import Tensor
 
 from elite_pl import seeding
 from elite_pl.algorithm import metrics
@@ -26,7 +24,7 @@ from elite_pl.models.mixture import Member
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs.build import given, make_detector
-from elite_pl.runs.crossfit import CrossFit, cross_fit, share_below, trained
+from elite_pl.runs.crossfit import cross_fit, trained
 from elite_pl.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class Able(NamedTuple):
     seeds: int
 
 
-def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit | None:
+def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> None:
     """Trains all candidates that can learn from the data, and gives `auto` their mean.
 
     Args:
@@ -50,24 +48,18 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         spec: Its run.
         data: The data of the run.
 
-    Returns:
-        What is known of the training samples from candidates that were not trained on them, weighted as in the mean;
-        None where nothing was held out.
-
     Raises:
         LabelError: If none of the candidates can learn from the labels.
         TrainingError: If a training goes wrong.
     """
-    start = time.monotonic()
     fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
     folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
-    candidates, fits = [], []
+    candidates = []
     for name, own, under, prior, seeds in able(auto, spec, data):
         begun = time.monotonic()
         auroc = None
         if folds:
-            fits.append(cross_fit(own, under, folds))
-            auroc = metrics.roc_auc_with_error(fits[-1].labeled, data.labeled_y < 0)
+            auroc = metrics.roc_auc_with_error(cross_fit(own, under, folds).labeled, data.labeled_y < 0)
         scores, unlabeled = [], []
         for i in range(seeds):
             seed = seeding.derive(spec.config.seed, "candidate", i) % 2**31 if i else spec.config.seed
@@ -79,9 +71,8 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         found = Candidate(name, prior, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
-    auto.combine(candidates)
-    log.info(", ".join(f"{found.name} {w:.0%}" for found, w in zip(candidates, auto.weights(candidates), strict=True)))
-    return together(auto.weights(candidates), candidates, fits, time.monotonic() - start) if fits else None
+    weights = auto.combine(candidates)
+    log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
 
 
 def kind_of(data: PollutedData) -> str:
@@ -143,24 +134,3 @@ def said(found: Candidate) -> str:
     """A line on a candidate."""
     auroc = "" if found.auroc is None else ", ROC AUC {:.3f} ± {:.3f} on labels held out".format(*found.auroc)
     return f"candidate {found.name}{auroc}, {found.seconds:.0f} s"
-
-
-def together(weights: list[float], candidates: list[Candidate], fits: list[CrossFit], seconds: float) -> CrossFit:
-    """What candidates that were not trained on a sample say of it together, weighted as in their mean.
-
-    Each says a share; the score of the trained candidate that has this share of unlabeled samples below it is what goes
-    into the mean.
-    """
-    means = []
-    for found in candidates:
-        deviation, mean = torch.std_mean(found.unlabeled, 1, correction=0, keepdim=True)
-        means.append(((found.unlabeled - mean) / torch.where(deviation > 0, deviation, 1.0)).mean(0))
-    whole = torch.stack(means, dim=1) @ torch.tensor(weights, dtype=torch.float64)
-
-    def shares(part: str) -> Tensor:
-        scores = torch.zeros(1)
-        for weight, mean, fit in zip(weights, means, fits, strict=True):
-            scores = scores + weight * torch.as_tensor(np.quantile(mean, getattr(fit, part)))
-        return share_below(scores, whole)
-
-    return CrossFit(shares("labeled"), shares("unlabeled"), fits[0].folds, seconds)

@@ -184,13 +184,9 @@ def _check_types(content: dict[str, Any]) -> None:
     """Compares the values of a file with what they should be."""
     rules: dict[str, Callable[[Any], bool]] = {
         "method": lambda value: isinstance(value, str),
-        "sample_shape": lambda value: _is_shape(value) and None not in value,
+        **OF_A_SCORE,
         "preprocessing": lambda value: _is_preprocessing(value, content["sample_shape"]),
-        "network": lambda value: value is None or _is_part(value),
-        "score": _is_part,
-        "augmentation": lambda value: value is None or _is_part(value),
         "members": lambda value: _is_members(value, content["preprocessing"]["shift"]),
-        "state": _is_state,
         "features": lambda value: value is None or _is_features(value),
         "samples": _is_format,
         "encoding": lambda value: value is None or _is_encoding(value, content["samples"]["shape"]),
@@ -231,14 +227,9 @@ def _is_state(value: Any) -> bool:
 
 def _is_members(value: Any, like: Tensor) -> bool:
     """Whether it is a list of what `Member.to_plain` returns, with numbers of the type of a tensor."""
-    keys = ("network", "score", "augmentation", "state", "sample_shape", "feature_map")
     return isinstance(value, list) and all(
-        _has(member, keys)
-        and _is_part(member["score"])
-        and all(member[key] is None or _is_part(member[key]) for key in ("network", "augmentation"))
-        and _is_state(member["state"])
-        and _is_shape(member["sample_shape"])
-        and None not in member["sample_shape"]
+        _has(member, (*OF_A_SCORE, "feature_map"))
+        and all(rule(member[key]) for key, rule in OF_A_SCORE.items())
         and (member["feature_map"] is None or _is_feature_map(member["feature_map"], like, member["sample_shape"]))
         for member in value
     )
@@ -320,3 +311,13 @@ def _is_feature_map(value: Any, like: Any, shape: list[int]) -> bool:
         and (bins == 0 or (len(quantiles) - 1) % bins == 0)
         and shape == [len(mean) * (1 + gaussian + bins)]
     )
+
+
+# What there is of a score, be it the only one or one of several.
+OF_A_SCORE: dict[str, Callable[[Any], bool]] = {
+    "network": lambda value: value is None or _is_part(value),
+    "score": _is_part,
+    "augmentation": lambda value: value is None or _is_part(value),
+    "state": _is_state,
+    "sample_shape": lambda value: _is_shape(value) and None not in value,
+}

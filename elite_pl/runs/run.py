@@ -28,7 +28,6 @@ from elite_pl.runs.build import check_data, make_data, make_detector, make_train
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.candidates import recipe_of, train_candidates
 from elite_pl.runs.checkpoints import checkpoint
-from elite_pl.runs.crossfit import CrossFit
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
@@ -125,19 +124,14 @@ def learn(
     trainer: pl.Trainer,
     history: History,
     going_on: Path | None = None,
-) -> CrossFit | None:
-    """Trains a detector, or all that it is made of; arguments and errors as of `fit` and `train_candidates`.
-
-    Returns:
-        What is known of the training samples from networks that were not trained on them, if the method asked.
-    """
-    if not isinstance(detector, Auto):
+) -> None:
+    """Trains a detector, or all that it is made of; arguments and errors as of `fit` and `train_candidates`."""
+    if isinstance(detector, Auto):
+        start = time.monotonic()
+        train_candidates(detector, spec, data)
+        note(detector, data, trainer, history, time.monotonic() - start)
+    else:
         fit(detector, data, trainer, history, going_on)
-        return None
-    start = time.monotonic()
-    found = train_candidates(detector, spec, data)
-    note(detector, data, trainer, history, time.monotonic() - start)
-    return found
 
 
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:

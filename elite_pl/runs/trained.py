@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -160,6 +161,12 @@ class TrainedDetector(nn.Module):
             "config": self.config,
         }
         detector_file.write(path, content)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainedDetector:
+        """A copy in memory: by its pickle one that needs weights or constructors from elsewhere could not be made."""
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return made
 
     def __reduce__(self) -> tuple[Callable[[bytes], TrainedDetector], tuple[bytes]]:
         """A pickle holds what `save` writes, and is read on the CPU."""

@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config
-from elite_pl.cli import drop_output, exit_code, one_line
+from elite_pl.cli import exit_code, one_line
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
+from elite_pl.options import drop_output
 from elite_pl.progress import Estimate, duration
 from elite_pl.runs.identity import config_hash
 from elite_pl.runs.results import AUROC, finished

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +13,6 @@ import elite_pl
 from elite_pl import train
 
 SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32", "logger=none", "threads=1")
-
-
-@dataclass
-class Outcome:
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(capfd, monkeypatch, tmp_path):
-    """Runs the `main` of a command with arguments, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    log = logging.getLogger("elite_pl")  # the command gives it a handler on this test's streams
-    monkeypatch.setattr(log, "handlers", log.handlers)
-    monkeypatch.setattr(log, "propagate", log.propagate)
-
-    def made(main, *arguments: object) -> Outcome:
-        capfd.readouterr()
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        streams = capfd.readouterr()
-        return Outcome(code, streams.out, streams.err)
-
-    return made
 
 
 @pytest.fixture(scope="session")

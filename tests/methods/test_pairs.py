@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from vectors import labeled_vectors
 
 import elite_pl
 from elite_pl.algorithm import losses
@@ -16,12 +17,7 @@ WITHOUT_NORM = ("backbone=mlp", "backbone.norm=none", "epochs=1", "method.pretra
 
 
 def data(n=160):
-    """A quarter are anomalies, and ten are labeled."""
-    x = np.random.default_rng(0).normal(size=(n, 4))
-    x[3 * n // 4 :] += 4
-    labels = np.zeros(n, dtype=int)
-    labels[:5], labels[-5:] = 1, -1
-    return x, labels
+    return labeled_vectors(n, features=4, distance=4)
 
 
 def test_the_error_of_a_relation():

@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.utils.estimator_checks import check_estimator
+from vectors import labeled_vectors
 
 import elite_pl
 from elite_pl import EliteDetector, PyodDetector
@@ -24,12 +25,7 @@ FEW = ["method.trees=10"]  # a fit in a few hundredths of a second
 
 
 def data(n=120):
-    """A quarter are anomalies, and ten are labeled."""
-    x = np.random.default_rng(0).normal(size=(n, 2))
-    x[3 * n // 4 :] += 5
-    labels = np.zeros(n, dtype=int)
-    labels[:5], labels[-5:] = 1, -1
-    return x, labels
+    return labeled_vectors(n, features=2, distance=5)
 
 
 @pytest.mark.parametrize("settings", [FEW, pytest.param([], marks=pytest.mark.slow)])
