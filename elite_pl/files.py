@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_FORMULA = "=+-@\t\r\n＝＋－＠"  # what a spreadsheet takes for the beginning of one
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # what a spreadsheet takes for the beginning of one
 MOST = 16 * 2**20  # bytes of a file, or of a line, that is read as text; what we write is far smaller
 
 
@@ -103,7 +103,7 @@ def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 
 def without_formula(value: object) -> object:
     """A value as `csv_text` writes it."""
-    if isinstance(value, str) and value.startswith(tuple(_FORMULA)):
+    if isinstance(value, str) and value.startswith(_FORMULA):
         with contextlib.suppress(ValueError):
             float(value)
             return value

@@ -1,7 +1,8 @@
 """How a row of a table becomes a vector: fitted on training rows, stored as plain numbers and words. NumPy only.
 
 A column of a table is an array (n,), and its type says its kind: floats and integers are numbers (NaN: missing),
-datetime64 are dates (NaT: missing), objects, strings and booleans are words (None or NaN: missing).
+datetime64 are dates (NaT: missing), objects, strings and booleans are words (None or NaN: missing). `Coded` words are
+looked at faster.
 """
 
 from __future__ import annotations
@@ -50,6 +51,23 @@ def as_words(values: np.ndarray) -> list[str | None]:
     if values.dtype.kind == "b":
         return ["true" if value else "false" for value in values.tolist()]
     return [None if word is None or word != word else str(word) for word in values.tolist()]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of words that holds each different one once, however many rows have it.
+
+    Attributes:
+        words: The different ones, a column (k,).
+        place: Where in `words` that of each row is, (n,).
+    """
+
+    words: np.ndarray
+    place: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.place)
 
 
 @dataclass(frozen=True)
@@ -154,7 +172,7 @@ class Encoding:
     @classmethod
     def fit(
         cls,
-        columns: Mapping[str, np.ndarray],
+        columns: Mapping[str, np.ndarray | Coded],
         max_categories: int = 32,
         label_column: str | None = None,
         id_column: str | None = None,
@@ -174,7 +192,8 @@ class Encoding:
         """
         kept: list[Numbers | Words] = []
         dropped: dict[str, str] = {}
-        for name, values in columns.items():
+        for name, column in columns.items():
+            values = column.words[column.place] if isinstance(column, Coded) else column
             kind = kind_of(name, values)
             if kind == "words":
                 words = as_words(values)
@@ -215,7 +234,7 @@ class Encoding:
         known = {column.name for column in self.columns} | {*self.dropped, self.label_column, self.id_column}
         return [name for name in names if name not in known]
 
-    def transform(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    def transform(self, columns: Mapping[str, np.ndarray | Coded]) -> np.ndarray:
         """Encodes rows; what is missing or new in them has its place.
 
         Args:
@@ -233,7 +252,11 @@ class Encoding:
         start = 0
         for column in self.columns:
             end = start + len(column.features)
-            vectors[:, start:end] = column.transform(columns[column.name])
+            values = columns[column.name]
+            if isinstance(values, Coded):
+                vectors[:, start:end] = column.transform(values.words)[values.place]
+            else:
+                vectors[:, start:end] = column.transform(values)
             start = end
         return vectors
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from elite_pl.annotations import at_least, checked
 from elite_pl.data.arrays import Arrays, make_arrays
-from elite_pl.data.encoding import Encoding, Words
+from elite_pl.data.encoding import Coded, Encoding, Words
 from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known, relabeled, some
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors
@@ -309,7 +309,7 @@ def _classes(what: str, words: list[str | None]) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------- columns
 
 
-def columns_of(frame: pl.DataFrame, kinds: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
+def columns_of(frame: pl.DataFrame, kinds: Mapping[str, str] | None = None) -> dict[str, np.ndarray | Coded]:
     """The columns of a table as an `Encoding` takes them.
 
     Args:
@@ -340,7 +340,7 @@ def encoded(table: Any, encoding: Encoding) -> np.ndarray:
     return encoding.transform({name: np.asarray(table[name]) for name in encoding.kinds if name in table})
 
 
-def _column(column: pl.Series, kind: str | None) -> np.ndarray:
+def _column(column: pl.Series, kind: str | None) -> np.ndarray | Coded:
     """One of `columns_of`."""
     import polars as pl
 
@@ -360,12 +360,21 @@ def _column(column: pl.Series, kind: str | None) -> np.ndarray:
         right = f"numbers, words, dates and booleans are right; dataset.drop_columns=[{column.name}] leaves it out"
         raise ValueError(f"column {column.name} is of type {dtype}; {right}")
     if kind == "words" or dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
-        return np.array(column.cast(pl.String).to_list(), dtype=object)
+        return _coded(column.cast(pl.String))
     if dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("us")).dt.replace_time_zone(None).to_numpy()
     if dtype == pl.Duration:
         column = column.cast(pl.Duration("us"))
     return column.to_physical().cast(pl.Float64).to_numpy()
+
+
+def _coded(text: pl.Series) -> Coded:
+    """A column of words."""
+    import polars as pl
+
+    words = text.drop_nulls().unique()
+    place = text.cast(pl.Enum(words)).to_physical().cast(pl.Int64).fill_null(len(words))
+    return Coded(np.array([*words, None], dtype=object), place.to_numpy())
 
 
 def _numbers(text: pl.Series) -> pl.Series:
@@ -379,13 +388,15 @@ def _dates(text: pl.Series) -> pl.Series:
     """Text as times, null where it is no date that begins with the year."""
     import polars as pl
 
-    found = pl.Series(text.name, [None] * len(text), dtype=pl.Datetime("us"))
+    found = pl.repeat(None, len(text), dtype=pl.Datetime("us"), eager=True)
     if not text.str.contains(r"^\d{4}[-/]\d\d?[-/]\d\d?").all():
         return found
     text = text.str.replace_all("/", "-").str.replace("T", " ")
     for format in DATES:
         times = text.str.to_datetime(format, time_unit="us", strict=False)
         found = found.fill_null(times.dt.replace_time_zone(None))
+        if found.null_count() == text.null_count():
+            break
     return found
 
 
