@@ -204,7 +204,21 @@ def instantiate(key: str, node: Any, kind: type = object) -> Constructor:
         InputError: If the target cannot make that, or a value is not what its argument is annotated with; names the
             key.
     """
-    return _constructor(key, renamed(plain(node) if OmegaConf.is_config(node) else node, PUBLIC), kind)
+    if not OmegaConf.is_config(node):
+        return _constructor(key, renamed(node, PUBLIC), kind)
+    try:
+        return _constructor(key, renamed(plain(node), PUBLIC), kind)
+    except InputError as error:
+        raise InputError(_where_typed(str(error), key, node)) from error
+
+
+def _where_typed(message: str, key: str, node: Any) -> str:
+    """A message about an argument of a node that is only a reference to a key beside the node, which a person types."""
+    written = OmegaConf.to_container(node, resolve=False)
+    for name, value in written.items() if isinstance(written, dict) else ():
+        if value == f"${{..{name}}}" and message.startswith(f"{key}.{name}="):
+            return f"{key.rpartition('.')[0]}{message.removeprefix(key)}"
+    return message
 
 
 def _constructor(key: str, node: Any, kind: type) -> Constructor:

@@ -44,7 +44,7 @@ TYPED = {
     "~logger": "logger: has no value",
     "~callbacks": "callbacks: has no value",
     "method=true": "method=true: a group takes the name of one of its options",
-    "dataset=mnist dataset.root=null": "dataset.source.root=null",
+    "dataset=mnist dataset.root=null": "dataset.root=null",
     "n_train=1000000000000000000000": "n_train=1000000000000000000000: must be from 2",
     "threads=100000000": "threads=100000000: must be at most",
     "study=1e5": "study=1e5: is read as a number, or as true or false; 'study=\"1e5\"' is a word",

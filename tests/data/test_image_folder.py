@@ -379,7 +379,7 @@ def test_settings_that_are_wrong(photos, settings, words):
 @pytest.mark.parametrize(
     "typed, words",
     [
-        ("dataset.size=big", ("dataset.source.size=big", "4 to 4096, or null")),
+        ("dataset.size=big", ("dataset.size=big", "4 to 4096, or null")),
         ("dataset.path=nowhere", ("dataset.path=nowhere: no such folder",)),
     ],
 )
