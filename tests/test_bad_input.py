@@ -1,6 +1,7 @@
 """Bad input through the command: one clear line that names the key or file, exit code 2, nothing left behind."""
 
 import socket
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,13 @@ def test_an_npz_file(command, what):
     arrays, word = FILES[what]
     np.savez("own.npz", **arrays)
     refused(command("dataset=npz", "dataset.path=own.npz", "label_ratio=0.1", "n_train=20"), "own.npz", word)
+
+
+def test_an_npz_file_whose_parts_are_no_arrays(command):
+    with zipfile.ZipFile("own.npz", "w") as file:
+        file.writestr("x.npy", "no array")
+        file.writestr("y.npy", "no array")
+    refused(command("dataset=npz", "dataset.path=own.npz"), "own.npz", "x is no array", "numpy.savez")
 
 
 def test_a_file_that_is_not_there(command):

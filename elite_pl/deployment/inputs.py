@@ -211,7 +211,9 @@ def _of_npz(path: str) -> np.ndarray:
             names = arrays.files
             name = "x" if "x" in names else names[0] if len(names) == 1 else None
             if name is not None:
-                return arrays[name]
+                if not isinstance(x := arrays[name], np.ndarray):  # but the bytes of something else
+                    raise TypeError(f"{name} is no array")
+                return x
     except Exception as error:  # whatever the unpacking of a foreign file stumbles over
         raise ValueError(f"is no npz file of numbers, or is damaged ({one_line(error)})") from error
     raise ValueError(f"holds {some(names) or 'nothing'}; one array, or one that is called x, is right")

@@ -1,5 +1,6 @@
 """Arrays in .npy files, which stay there: the same as from an npz file, and one line for each way of being wrong."""
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -93,11 +94,19 @@ def test_images_are_read_batch_by_batch(monkeypatch, scaling):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def header(shape: tuple[int, ...]) -> bytes:
+    """The head of a .npy file, which promises an array of this shape."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
 BAD = {
     "no file": (None, ("no such file",)),
     "nothing": (b"", ("is not a .npy file",)),
     "text": (b"a,b\n1,2\n", ("is not a .npy file",)),
     "cut": ("cut", ("is not a .npy file, or is damaged",)),
+    "more than there is": (header((2**62, 2**10)), ("is not a .npy file, or is damaged",)),
     "npz": ("npz", ("is an npz file; dataset=npz reads it",)),
     "objects": (np.array([[None, 1]]), ("Python objects",)),
     "one axis": (np.zeros(N), ("has shape (60,)",)),

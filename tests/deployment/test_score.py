@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,7 @@ TYPED = {
     "d.pt one.npz": "one.npz: the array has shape (3,); (n, 5) is right",
     "d.pt two.npz": "two.npz: holds a, b; one array, or one that is called x",
     "d.pt nothing.npz": "nothing.npz: is no npz file",
+    "d.pt words.npz": "words.npz: is no npz file of numbers, or is damaged (x is no array)",
 }
 
 
@@ -292,6 +294,8 @@ def test_what_is_typed(call, of_vectors, typed):
     np.save("empty.npy", x[:0])
     np.savez("one.npz", x=x[0, :3])
     np.savez("two.npz", a=x, b=x)
+    with zipfile.ZipFile("words.npz", "w") as file:
+        file.writestr("x.npy", "no array")
     for name in ("nothing.npy", "nothing.npz", "x.docx"):
         Path(name).touch()
     for name in ("folder.csv", "photos"):

@@ -86,7 +86,8 @@ def load_array(path: str, on_disk: bool) -> np.ndarray:
     """
     file = existing(path, RIGHT)
     try:
-        array = np.load(file, mmap_mode="r" if on_disk else None, allow_pickle=False)
+        with np.errstate(over="ignore"):  # of a size that nothing has, which is refused below
+            array = np.load(file, mmap_mode="r" if on_disk else None, allow_pickle=False)
     except Exception as error:  # whatever the unpacking of a foreign file stumbles over
         if "Python objects" in str(error) or "Object arrays" in str(error):
             raise ValueError("holds Python objects; one array of numbers without gaps is right") from None

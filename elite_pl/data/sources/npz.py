@@ -125,6 +125,8 @@ class _Reader:
             if "allow_pickle" in str(error):
                 raise ValueError(f"{key} holds Python objects; one array of numbers without gaps is right") from None
             raise ValueError(f"{key} is damaged ({one_line(error)}); write the file again") from error
+        if not isinstance(array, np.ndarray):  # but the bytes of something else
+            raise ValueError(f"{key} is no array; a file that numpy.savez writes is right")
         check_finite(key, array)
         return array
 
