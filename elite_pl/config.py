@@ -214,7 +214,7 @@ def instantiate(key: str, node: Any, kind: type = object) -> Constructor:
 
 def _where_typed(message: str, key: str, node: Any) -> str:
     """A message about an argument of a node that is only a reference to a key beside the node, which a person types."""
-    written = OmegaConf.to_container(node, resolve=False)
+    written: Any = OmegaConf.to_container(node, resolve=False)
     for name, value in written.items() if isinstance(written, dict) else ():
         if value == f"${{..{name}}}" and message.startswith(f"{key}.{name}="):
             return f"{key.rpartition('.')[0]}{message.removeprefix(key)}"
