@@ -3,7 +3,7 @@
     python benchmarks/scoring.py --write
 
 Of rows each case is the command itself, on files made for it. Counted is the CPU time of its process, so that a busy
-machine changes less; start-up, most of it the import of torch, is that of the same command on few rows, and is taken off.
+machine changes less; start-up, most of it the import of torch, is that of the same command on few rows, and taken off.
 Of images the two parts of the command are timed by themselves: reading (files, decoding, resizing), and the network.
 """
 
