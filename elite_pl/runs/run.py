@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from elite_pl.algorithm import metrics
-from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.data.encoding import Encoding
 from elite_pl.data.rows import Rows
@@ -28,6 +27,8 @@ from elite_pl.runs.build import check_data, make_data, make_detector, make_train
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.candidates import recipe_of, train_candidates
 from elite_pl.runs.checkpoints import checkpoint
+from elite_pl.runs.crossfit import CrossFit
+from elite_pl.runs.decision import Decision, decide
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
@@ -70,9 +71,9 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
             fit(detector, data, trainer, history, going_on)
             return None
         with run_directory(spec, detector, data, trainer) as facts:
-            learn(spec, detector, data, trainer, history, going_on)
+            found = learn(spec, detector, data, trainer, history, going_on)
             facts["train/seconds"] = history.seconds
-            results = write_results(spec, detector, data, trainer.logger, facts)
+            results = write_results(spec, detector, data, trainer.logger, facts, found)
             write_metrics(spec.directory, spec.hash, results)
             return results
 
@@ -124,14 +125,14 @@ def learn(
     trainer: pl.Trainer,
     history: History,
     going_on: Path | None = None,
-) -> None:
-    """Trains a detector, or all that it is made of; arguments and errors as of `fit` and `train_candidates`."""
-    if isinstance(detector, Auto):
-        start = time.monotonic()
-        train_candidates(detector, spec, data)
-        note(detector, data, trainer, history, time.monotonic() - start)
-    else:
-        fit(detector, data, trainer, history, going_on)
+) -> CrossFit | None:
+    """Trains a detector, or all that it is made of; arguments, returns and errors as of `fit` and `train_candidates`."""
+    if not isinstance(detector, Auto):
+        return fit(detector, data, trainer, history, going_on)
+    start = time.monotonic()
+    found = train_candidates(detector, spec, data)
+    note(detector, data, trainer, history, time.monotonic() - start)
+    return found
 
 
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:
@@ -183,9 +184,14 @@ def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
 
 
 def trained_detector(
-    spec: RunSpec, detector: BaseDetector, data: PollutedData, labeled: Tensor, unlabeled: Tensor
+    spec: RunSpec,
+    detector: BaseDetector,
+    data: PollutedData,
+    labeled: Tensor,
+    unlabeled: Tensor,
+    decision: Decision,
 ) -> TrainedDetector:
-    """What is left of training, with its threshold.
+    """What is left of training.
 
     Args:
         spec: The run.
@@ -193,6 +199,7 @@ def trained_detector(
         data: What it has learned from.
         labeled: Final scores of the labeled samples, shape (M,).
         unlabeled: Final scores of the unlabeled samples, shape (N,).
+        decision: What scores mean.
     """
     index = np.concatenate([data.split.unlabeled, data.split.labeled])
     margin = getattr(detector, "margin", None)
@@ -209,7 +216,9 @@ def trained_detector(
             else SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape)
         ),
         encoding=None if data.arrays.encoding is None else Encoding.from_plain(data.arrays.encoding),
-        threshold=choose_threshold(labeled, data.labeled_y, unlabeled),
+        threshold=decision.threshold,
+        calibration=decision.calibration,
+        alarms=decision.alarms,
         margin=None if margin is None else float(margin),
         training_scores=torch.cat([unlabeled, labeled]).double().numpy()[np.argsort(index)],
         config=spec.plain,
