@@ -13,7 +13,7 @@ from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.annotations import NotNegative, Positive, Range, Share, argument_kinds, at_least
+from elite_pl.annotations import Positive, Range, Share, argument_kinds, at_least
 from elite_pl.annotations import check as check_values
 from elite_pl.errors import InputError, input_errors
 

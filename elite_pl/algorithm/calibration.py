@@ -85,7 +85,7 @@ class Posterior:
     # The rules, each of which returns the share above which samples are flagged.
 
     def by_cost(self, missed: float, false_alarm: float) -> float:
-        """Of the least expected cost: flags where the probability of an anomaly times `missed` is more than the rest."""
+        """Flags where a sample that is not costs more than one that is: the least expected cost."""
         return self._above(self.probability * missed > (1 - self.probability) * false_alarm)
 
     def by_false_alarm_rate(self, rate: float) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from elite_pl.algorithm import metrics
-from elite_pl.algorithm.calibration import Calibration, Interval, Posterior, at_share, posterior
+from elite_pl.algorithm.calibration import Calibration, Interval, at_share, posterior
 from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.config import Threshold, threshold
 from elite_pl.data.datamodule import PollutedData
@@ -80,7 +80,7 @@ def decide(
     }[settings.rule]()
     alarms = _proportion(int((found.unlabeled > share).sum()), len(found.unlabeled))
     chosen = float(at_share(unlabeled, torch.tensor([share])))
-    auroc, error = metrics.roc_auc_with_error(found.labeled, data.labeled_y.cpu() < 0)
+    auroc, auroc_error = metrics.roc_auc_with_error(found.labeled, data.labeled_y.cpu() < 0)
     for line in said(settings, chosen, alarms, curves.precision(share), curves.hidden, len(found.labeled)):
         log.info(line)
     facts = {
@@ -91,7 +91,7 @@ def decide(
         **_named("threshold/precision", curves.precision(share)),
         **_named("audit/hidden_share", curves.hidden),
         "labeled/auroc_cross_fitted": auroc,
-        "labeled/auroc_cross_fitted_error": error,
+        "labeled/auroc_cross_fitted_error": auroc_error,
         "crossfit/folds": found.folds,
         "crossfit/seconds": found.seconds,
     }
@@ -122,7 +122,9 @@ def assumed(settings: Threshold, data: PollutedData, labeled: Tensor, unlabeled:
         decision = Decision(chosen, facts={**decision.facts, "threshold": chosen})
         rule = f"{settings.contamination:.1%} of the unlabeled samples are above it, as threshold.contamination says"
     elif kinds < 2:
-        rule = "5 % of the unlabeled samples are above it, whatever they are; threshold.contamination says another share"
+        rule = (
+            "5 % of the unlabeled samples are above it, whatever they are; threshold.contamination says another share"
+        )
     log.info("threshold %.4g: %s (%s)", decision.threshold, rule, reason)
     return decision
 
@@ -134,7 +136,7 @@ def said(
     return [
         f"hidden anomalies: about {_percent(hidden)} of the unlabeled samples, by {labels} labels that were held out",
         f"threshold {threshold:.4g} ({settings.rule}): flags about {_percent(alarms)} of samples like the unlabeled "
-        f"ones; anomalies are {_percent(precision)} of these",
+        f"ones; of these about {_percent(precision)} are anomalies",
     ]
 
 

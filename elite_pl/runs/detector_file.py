@@ -26,8 +26,8 @@ from torch import Tensor
 
 import elite_pl
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.annotations import is_of
 from elite_pl.algorithm.calibration import Calibration
+from elite_pl.annotations import is_of
 from elite_pl.data.encoding import Encoding
 from elite_pl.data.preprocessing import Preprocessing, Size
 from elite_pl.data.sample_format import VALUES, SampleFormat

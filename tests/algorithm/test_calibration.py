@@ -7,7 +7,7 @@ from elite_pl.algorithm.calibration import Calibration, at_share, posterior, sha
 
 
 def drawn(hidden, distance, labels=200, n=4000, seed=0):
-    """Scores of two Gaussians: shares of labeled samples among the unlabeled ones, labels, and shares and truth of these."""
+    """Samples of two Gaussians: shares and labels of the labeled ones, shares and truth of the unlabeled ones."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.arange(n) < hidden * n
     score = torch.randn(n, generator=generator, dtype=torch.float64) + distance * truth
@@ -58,9 +58,10 @@ def test_probabilities_follow_the_scores_of_another_detector():
         assert truth[part].double().mean() == pytest.approx(float(p[part].mean()), abs=0.1)
     tied = posterior(labeled, label, unlabeled).of_scores((unlabeled > 0.7).double())
     assert (tied.score.diff() > 0).all() and tied.at(torch.tensor([0.0, 1.0]))[1] > 0.5
-    assert Calibration(torch.zeros(1), torch.full((1,), 0.3)).at(torch.tensor([-1.0, 9.0])).tolist() == [
-        pytest.approx(0.3)
-    ] * 2
+    assert (
+        Calibration(torch.zeros(1), torch.full((1,), 0.3)).at(torch.tensor([-1.0, 9.0])).tolist()
+        == [pytest.approx(0.3)] * 2
+    )
 
 
 def test_shares_count_equal_scores_half():
