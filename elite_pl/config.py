@@ -161,10 +161,11 @@ def threshold(node: Mapping[str, Any]) -> Threshold:
     """The keys of the group `threshold` in a configuration.
 
     Raises:
-        ValueError: If there are others, or one is not there.
+        InputError: If there are others, or one is not there.
     """
     if strange := {*map(str, node)} ^ {*THRESHOLD}:
-        raise ValueError(f"{min(strange)}: {'is missing' if min(strange) in THRESHOLD else 'is no key of it'}")
+        key = min(strange)
+        raise InputError(f"threshold.{key}: {'has no value' if key in THRESHOLD else 'there is no such key'}")
     return Threshold(**node)
 
 
