@@ -9,7 +9,7 @@ import pytest
 import elite_pl
 
 OWN = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "threads=1")
-TREES = ("method=extra_trees", "method.trees=30")
+TREES = ("method=extra_trees", "method.trees=20")
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ def test_labels_that_were_held_out_choose_the_threshold(command, own):
 
 def test_other_rules_flag_more_or_fewer(command, own):
     own()
-    few = read(command(*OWN, *TREES, "threshold.rule=contamination"))[0]
+    few = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination"))[0]
     assert few["threshold/alarms"] == pytest.approx(few["audit/hidden_share"], abs=0.01)
-    more = read(command(*OWN, *TREES, "threshold.rule=contamination", "threshold.contamination=0.3"))[0]
+    more = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination", "threshold.contamination=0.3"))[0]
     assert more["threshold/alarms"] == pytest.approx(0.3, abs=0.01)
-    rate = read(command(*OWN, *TREES, "threshold.rule=false_alarm_rate", "threshold.false_alarm_rate=0.2"))[0]
+    rate = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=false_alarm_rate", "threshold.false_alarm_rate=0.2"))[0]
     assert 0.2 < rate["threshold/alarms"] < 0.3
 
 
