@@ -68,9 +68,13 @@ def test_other_rules_flag_more_or_fewer(command, own):
     own()
     few = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination"))[0]
     assert few["threshold/alarms"] == pytest.approx(few["audit/hidden_share"], abs=0.01)
-    more = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination", "threshold.contamination=0.3"))[0]
+    more = read(
+        command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination", "threshold.contamination=0.3")
+    )[0]
     assert more["threshold/alarms"] == pytest.approx(0.3, abs=0.01)
-    rate = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=false_alarm_rate", "threshold.false_alarm_rate=0.2"))[0]
+    rate = read(
+        command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=false_alarm_rate", "threshold.false_alarm_rate=0.2")
+    )[0]
     assert 0.2 < rate["threshold/alarms"] < 0.3
 
 
