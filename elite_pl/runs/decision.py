@@ -64,23 +64,23 @@ def decide(
         unlabeled: Its scores of the unlabeled samples, shape (N,).
         found: Of a method that cross-fits itself, what it found; None for other methods, or if it could not.
     """
-    settings = threshold(spec.plain["threshold"])
+    settings, label = threshold(spec.plain["threshold"]), data.labeled_y.cpu()
     if not cross_fits(spec.plain):
-        return fitted(data, labeled, unlabeled)
+        return fitted(labeled, label, unlabeled)
     try:
         if found is None:
             found = _cross_fit(spec, detector, data, settings)
     except (LabelError, TrainingError) as error:
-        return assumed(settings, data, labeled, unlabeled, str(error))
-    curves = posterior(found.labeled, data.labeled_y.cpu(), found.unlabeled)
+        return assumed(settings, labeled, label, unlabeled, str(error))
+    curves = posterior(found.labeled, label, found.unlabeled)
     share = {
         "cost": lambda: curves.by_cost(settings.cost_missed, settings.cost_false_alarm),
         "false_alarm_rate": lambda: curves.by_false_alarm_rate(settings.false_alarm_rate),
         "contamination": lambda: curves.by_contamination(settings.contamination),
     }[settings.rule]()
     alarms = _proportion(int((found.unlabeled > share).sum()), len(found.unlabeled))
-    chosen = float(at_share(unlabeled, torch.tensor([share])))
-    auroc, auroc_error = metrics.roc_auc_with_error(found.labeled, data.labeled_y.cpu() < 0)
+    chosen = float(at_share(unlabeled, torch.tensor([share], dtype=torch.float64)))
+    auroc, auroc_error = metrics.roc_auc_with_error(found.labeled, label < 0)
     for line in said(settings, chosen, alarms, curves.precision(share), curves.hidden, len(found.labeled)):
         log.info(line)
     facts = {
@@ -98,33 +98,31 @@ def decide(
     return Decision(chosen, curves.of_scores(unlabeled), alarms.mean, facts)
 
 
-def fitted(data: PollutedData, labeled: Tensor, unlabeled: Tensor) -> Decision:
-    """The best cut between the labels that the detector was trained on; arguments as of `decide`."""
-    chosen = choose_threshold(labeled, data.labeled_y.cpu(), unlabeled)
+def fitted(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> Decision:
+    """The best cut between the labels that the detector was trained on; arguments as of `choose_threshold`."""
+    chosen = choose_threshold(labeled, label, unlabeled)
     return Decision(chosen, facts={"threshold": chosen, "threshold/scores": "fitted"})
 
 
-def assumed(settings: Threshold, data: PollutedData, labeled: Tensor, unlabeled: Tensor, reason: str) -> Decision:
-    """The threshold where nothing can be cross-fitted, and a line on what it assumes; arguments as of `decide`.
+def assumed(settings: Threshold, labeled: Tensor, label: Tensor, unlabeled: Tensor, reason: str) -> Decision:
+    """The threshold where nothing was cross-fitted, and a line on what it assumes.
 
     Args:
         settings: The keys of `threshold`.
-        data: As of `decide`, as `labeled` and `unlabeled` are.
-        labeled: See there.
+        labeled: As of `choose_threshold`, and so are `label` and `unlabeled`.
+        label: See there.
         unlabeled: See there.
-        reason: Why nothing can be.
+        reason: Why nothing was.
     """
-    decision = fitted(data, labeled, unlabeled)
-    kinds = data.labeled_y.unique().numel()
-    rule = "the best cut between labels that were trained on, so expect more alarms than there are anomalies"
+    decision = fitted(labeled, label, unlabeled)
     if settings.rule == "contamination" and settings.contamination is not None:
         chosen = float(at_share(unlabeled, torch.tensor([1 - settings.contamination])))
         decision = Decision(chosen, facts={**decision.facts, "threshold": chosen})
         rule = f"{settings.contamination:.1%} of the unlabeled samples are above it, as threshold.contamination says"
-    elif kinds < 2:
-        rule = (
-            "5 % of the unlabeled samples are above it, whatever they are; threshold.contamination says another share"
-        )
+    elif len(label.unique()) == 2:
+        rule = "the best cut between labels that were trained on, so expect more alarms than there are anomalies"
+    else:
+        rule = "5 % of the unlabeled samples are above it; threshold.rule=contamination sets another share"
     log.info("threshold %.4g: %s (%s)", decision.threshold, rule, reason)
     return decision
 
