@@ -49,7 +49,7 @@ def audit(detector: BaseDetector, data: PollutedData, score: Tensor, decision: D
         score: Its scores of the unlabeled samples, shape (N,).
         decision: What they mean.
     """
-    images = data.features is not None or len(data.sample_shape) > 1
+    images = data.features is not None or data.arrays.x_train.ndim == 4
     return Audit(
         suspicion=smoothed(score, data.unlabeled) if images else score,
         probability=None if decision.calibration is None else decision.calibration.at(score),
