@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench map install-check pins clean
+.PHONY: help setup demo test lint format bench map results install-check pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ install-check: $(READY) ## the wheel with its dependencies in an environment of 
 
 map: $(READY) ## docs/packages.md, the packages and who imports whom
 	$(BIN)/python docs/packages.py
+
+results: $(READY) ## the tables of benchmarks/results/, from the committed cells
+	$(BIN)/python docs/results.py
 
 pins: $(READY) ## resolve requirements.txt anew from pyproject.toml
 	{ sed -n '/^#/p' requirements.txt; \
