@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench map results install-check pins clean
+.PHONY: help setup demo test lint format bench map docs results install-check pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ install-check: $(READY) ## the wheel with its dependencies in an environment of 
 map: $(READY) ## docs/packages.md, the packages and who imports whom
 	$(BIN)/python docs/packages.py
 
+docs: $(READY) ## the documentation as HTML, docs/_build/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo docs/_build/index.html
+
 results: $(READY) ## the tables of benchmarks/results/, from the committed cells
 	$(BIN)/python docs/results.py
 
@@ -71,5 +75,5 @@ pins: $(READY) ## resolve requirements.txt anew from pyproject.toml
 	mv requirements.tmp requirements.txt
 
 clean: ## remove the environment, caches and outputs/demo; other runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs/demo
+	rm -rf $(VENV) build dist docs/_build docs/api docs/results *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
