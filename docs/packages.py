@@ -26,13 +26,13 @@ COMMANDS = {"train", "search", "score", "audit", "export"}  # and `report.__main
 HEAD = """\
 # How the code is laid out
 
-The package is built in layers: a module imports from its own layer and from those below it, never upward, and a test says so.
-Lightning stays out of `algorithm`, `models` and the arrays of `data`; Hydra is in `config.py`, `cli.py`, `studies` and the
-commands; to load a detector and score with it takes torch and NumPy alone. Configurations are in `conf/`, and a node of them
-holds exactly the arguments of a constructor. Tests are in folders named as the packages.
+The package is built in layers: a module imports from its own layer and from those below it, never upward, and a test
+says so. Lightning stays out of `algorithm`, `models` and the arrays of `data`; Hydra is in `config.py`, `cli.py`,
+`studies` and the commands; to load a detector and score with it takes torch and NumPy alone. Configurations are in
+`conf/`, and a node of them holds exactly the arguments of a constructor. Tests are in folders named as the packages.
 
-Drawn from the imports by `make map`; a test says when it is out of date. An arrow points to what is imported, with the number
-of imports; everything also stands on the ground: {ground}.
+Drawn from the imports by `make map`; a test says when it is out of date. An arrow points to what is imported, with the
+number of imports; everything also stands on the ground: {ground}.
 """
 
 WHERE = {

@@ -6,8 +6,8 @@ what stands between that comment and the next is replaced by the table:
     <!-- table: mnist_rivals mnist_20_labels --where normal_class=0,3,8 -->
     <!-- end -->
 
-`table` is what the command prints, `tests` the one with intervals and p values that it writes to `summary.md`. Studies are
-folders here, and `index` stands for the list of all pages with cells.
+`table` is what the command prints, `tests` the one with intervals and p values that it writes to `summary.md`. Studies
+are folders here, and `index` stands for the list of all pages with cells.
 """
 
 import re
