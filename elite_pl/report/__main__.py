@@ -39,8 +39,8 @@ from elite_pl.report.tables import (
     table,
     told_apart_by,
 )
+from elite_pl.runs.results import AUROC
 from elite_pl.studies.read import (
-    AUROC,
     SETTING,
     Run,
     grouped,

@@ -9,7 +9,8 @@ from typing import Any
 
 from elite_pl.report.figures import Line, Panel
 from elite_pl.report.statistics import confidence_interval, mean_std
-from elite_pl.studies.read import AUROC, HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, grouped, values_of
+from elite_pl.runs.results import AUROC
+from elite_pl.studies.read import HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, grouped, values_of
 
 AXES = ("pollution", "label_ratio", "method.meta_scale")  # of Figures 3 to 6
 # Of Figure 7 (a, b), as their axes are called. The hinge is in units of Ω: only over C does it compare methods.
