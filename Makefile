@@ -43,7 +43,9 @@ lowest: $(READY) ## the fast tests with the oldest packages that pyproject.toml 
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest -n 2 $(ARGS)
 
-python3.12 python3.13: ## the fast tests with another Python, where it is installed, in .venv-python3.12
+python3.12: ## the fast tests with Python 3.12, where it is installed, in .venv-python3.12
+python3.13: ## the same with Python 3.13
+python3.12 python3.13:
 	$(MAKE) test PYTHON=$@ VENV=.venv-$@
 
 lint: $(READY) ## ruff and mypy

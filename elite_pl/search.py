@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """What is fixed, and what is searched, each as it was typed.
+    """Splits overrides into those that are fixed and those that are searched, each as it was typed.
 
     Raises:
         InputError: If nothing is searched, or a key of the study itself is.

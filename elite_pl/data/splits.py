@@ -241,7 +241,7 @@ def describe_classes(y: np.ndarray, class_names: Sequence[str] | None = None, li
 
 @dataclass(frozen=True)
 class _Stock:
-    """What the training part holds, what a request takes from it, and which requests it can serve.
+    """The stock of the training part: how much a request takes from it, and which requests it can serve.
 
     All counts broadcast, so that the search for values that work is the check itself over an array.
     """

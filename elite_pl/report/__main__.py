@@ -212,7 +212,7 @@ class Selection:
 
     @property
     def keys(self) -> list[str]:
-        """What is told apart."""
+        """The keys by which the tables tell runs apart."""
         return told_apart_by(self.rows, self.column)
 
 

@@ -1,4 +1,4 @@
-"""What a study varies: the axes along which it is drawn, what moves with them, and what is missing of its grid."""
+"""The grid of a study: the axes along which it is drawn, what else changes along them, and missing cells."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _FEW = 5  # lines of a table that a note names; more are counted
 
 
 def default_rows(runs: Sequence[Run]) -> list[str]:
-    """What the rows of a table tell apart: data set, pollution, label ratio, method, and η_M if a method sweeps it."""
+    """The default rows of a table: data set, pollution, label ratio, method, and η_M if a method sweeps it."""
     sweeps = any(len(values_of(group, AXES[2])) > 1 for _, group in grouped(runs, ["method"]))
     return [*SETTING, *([AXES[2]] if sweeps else []), "method"]
 
 
 def is_number(value: Any) -> bool:
-    """Whether it can stand on an axis; truth values cannot."""
+    """Whether a value can stand on an axis; truth values cannot."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
