@@ -272,7 +272,7 @@ class Detector(BaseDetector, pl.LightningModule):
         with torch.no_grad():
             self.score.eval()
             samples = list(data.training_samples(torch.arange(len(data.unlabeled) + len(data.labeled))))
-            self.score.initialize(samples)
+            self.score.initialise(samples)
             initial = torch.cat([self.score(batch) for batch in samples])
             self.score.train()
         if self.margin_rule == "mean_initial":

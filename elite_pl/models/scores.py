@@ -16,7 +16,7 @@ from elite_pl.models.networks import Backbone
 class Score(nn.Module):
     """The base of all scores: maps samples (n, ...) to scores (n,)."""
 
-    def initialize(self, batches: list[Tensor]) -> None:
+    def initialise(self, batches: list[Tensor]) -> None:
         """Fixes what is fixed before training, such as a center.
 
         Args:
@@ -44,7 +44,7 @@ class Hypersphere(Score):
         self.register_buffer("center", torch.zeros(backbone.outputs))
 
     @torch.no_grad()
-    def initialize(self, batches: list[Tensor]) -> None:
+    def initialise(self, batches: list[Tensor]) -> None:
         """Sets the center o to the mean output; see `losses.center_of`."""
         self.center.copy_(center_of(torch.cat([self.encoder(batch) for batch in batches])))
 
