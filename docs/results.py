@@ -20,7 +20,6 @@ from elite_pl.studies.read import read_studies, values_of
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- (index|(?:table|tests): .+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-_FEW = 3  # values that the index lists; more are counted
 
 
 def pages() -> list[Path]:
@@ -48,24 +47,15 @@ def report(kind: str, arguments: str) -> str:
 
 def index() -> str:
     """A line for each page with cells: what was run."""
-    keys = {
-        "data": "dataset",
-        "pollution": "pollution",
-        "methods": "method",
-        "classes": "normal_class",
-        "seeds": "seed",
-    }
     body = []
     for path in pages()[1:]:
         runs, _ = read_studies([path.parent / "cells.jsonl"])
         title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
         line = [f"[{path.parent.name}]({path.parent.name}/README.md)", title]
-        for key in keys.values():
-            values = [str(value) for value in values_of(runs, key)]
-            line.append(", ".join(values) if len(values) <= _FEW else str(len(values)))
-        labeled = [str(value) for value in values_of(runs, "data/labeled")]
-        body.append([*line, ", ".join(labeled), str(len(runs))])
-    header = ["study", "what it shows", *keys, "labels", "runs"]
+        line += [", ".join(map(str, values_of(runs, key))) for key in ("dataset", "pollution", "data/labeled")]
+        line += [str(len(values_of(runs, key))) for key in ("method", "normal_class", "seed")]
+        body.append([*line, str(len(runs))])
+    header = ["study", "what it shows", "data", "pollution", "labels", "methods", "classes", "seeds", "runs"]
     rule = ["---"] * len(header)
     return "".join("| " + " | ".join(line) + " |\n" for line in (header, rule, *body))
 
