@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import elite_pl
+import elite_pl.methods
+import elite_pl.models
 from elite_pl import audit, export, score, search
 from elite_pl.algorithm.metrics import roc_auc
 from elite_pl.data import digits
@@ -130,6 +132,12 @@ def test_the_map_names_every_package_and_command():
     named = set(re.findall(r"\b(\w+/|\w+\.py)(?=\s)", README.read_text().split("## Map")[1]))
     packages = {f"{path.parent.name}/" for path in (ROOT / "elite_pl").glob("*/__init__.py")}
     assert packages <= named and {"train.py", "search.py"} <= named
+
+
+def test_the_reference_names_everything_public():
+    named = set(re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
+    for package in (elite_pl, elite_pl.data, elite_pl.methods, elite_pl.models):
+        assert set(dir(package)) <= named, package
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_cells():
