@@ -1,6 +1,7 @@
 """What README and the documentation say works as they say it."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -59,10 +60,11 @@ def test_pages_show_commands():
 
 
 @pytest.mark.parametrize("page", [page for page in GUIDE + RESULTS if commands(page)], ids=name)
-def test_its_commands_are_understood(page, command):
+def test_its_commands_are_understood(page, command, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "8")
     for program, *words in commands(page):
         if program != "train":
-            PARSERS[program]().parse_args(words)
+            PARSERS[program]().parse_args([os.path.expandvars(word) for word in words])
         elif "--config-dir" not in words:  # those are run below
             overrides = [of_one_run(word) for word in words if word != "-m"]
             outcome = command("--cfg", "job", "--resolve", *overrides)
