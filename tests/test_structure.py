@@ -102,6 +102,7 @@ NEEDS = {
     "augmentation/digits": ["dataset=mnist"],
     "augmentation/clothes": ["dataset=fmnist"],
     "augmentation/photos": ["dataset=cifar10"],
+    "feature_map/oriented_gradients": ["dataset=mnist"],
     "backbone/efficientnet_lite0": ["dataset=cifar10", "backbone.image_size=16"],
     "backbone/lenet": ["dataset=mnist"],
     "backbone/lenet_fmnist": ["dataset=fmnist"],

@@ -210,10 +210,7 @@ class PollutedData(pl.LightningDataModule):
         if feature_map is not None:
             enough = ENOUGH if len(training.shape) == 2 else ENOUGH_IMAGES
             some = np.linspace(0, len(training) - 1, min(len(training), enough)).astype(int)
-            try:
-                fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
-            except ValueError as error:
-                raise ValueError(f"feature_map: {error}") from error
+            fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
             self.preprocessing = self.preprocessing._replace(feature_map=fitted)
         self.place(torch.device("cpu"))
 
