@@ -174,14 +174,14 @@ def settle(config: DictConfig, open_keys: Collection[str]) -> None:
 
     def leads_there(place: tuple[str, ...]) -> bool:
         value = _at(raw, place)
+        if place[0] in open_keys or isinstance(value, dict | list):
+            return True
         if not isinstance(value, str) or "${" not in value:
-            return place[0] in open_keys or isinstance(value, dict | list)
+            return False
         names = re.findall(r"\$\{(\.*)([\w.]+)\}", value)
         if len(names) != value.count("${"):
             return not value.startswith("${oc.env:")
-        return any(
-            leads_there((*place[: -len(up)], *name.split(".")) if up else tuple(name.split("."))) for up, name in names
-        )
+        return any(leads_there((*(place[: -len(up)] if up else ()), *name.split("."))) for up, name in names)
 
     for place in _references(raw):
         if not leads_there(place):
@@ -191,6 +191,8 @@ def settle(config: DictConfig, open_keys: Collection[str]) -> None:
 def _references(node: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The places of the references in nested dictionaries."""
     for key, value in node.items():
+        if not str(key).isidentifier():
+            continue  # no part of a dotted place
         if isinstance(value, dict):
             yield from _references(value, (*above, key))
         elif isinstance(value, str) and "${" in value:

@@ -66,22 +66,21 @@ def margin_max_labeled(labeled_score: Tensor) -> Tensor:
     return labeled_score.max()
 
 
-def center_of(output: Tensor, minimum: float = 0.1) -> Tensor:
+def center_of(mean: Tensor, minimum: float = 0.1) -> Tensor:
     """The center o of the hypersphere: the mean output, kept away from 0 in every coordinate.
 
     A coordinate of 0 could be matched by zero weights, which is the trivial solution. Source: Ruff et al., "Deep
     One-Class Classification", ICML 2018, and the authors' code for the number.
 
     Args:
-        output: What the initial network makes of all training samples, shape (n, k).
+        mean: That of what the initial network makes of all training samples, shape (k,).
         minimum: Coordinates closer to 0 than this are pushed to it, keeping their sign; 0 goes to `+minimum`.
 
     Returns:
         o, shape (k,).
     """
-    center = output.mean(dim=0)
-    pushed = torch.where(center < 0, -minimum, minimum)
-    return torch.where(center.abs() < minimum, pushed, center)
+    pushed = torch.where(mean < 0, -minimum, minimum)
+    return torch.where(mean.abs() < minimum, pushed, mean)
 
 
 UPDATES = {"hard": (0.0, 1.0), "soft": (0.5, 0.5), "refine": (0.0, 0.0)}

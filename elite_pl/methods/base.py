@@ -271,9 +271,9 @@ class Detector(BaseDetector, pl.LightningModule):
         self.calibrate(data)
         with torch.no_grad():
             self.score.eval()
-            samples = list(data.training_samples(torch.arange(len(data.unlabeled) + len(data.labeled))))
-            self.score.initialise(samples)
-            initial = torch.cat([self.score(batch) for batch in samples])
+            in_order = torch.arange(len(data.unlabeled) + len(data.labeled))
+            self.score.initialise(data.training_samples(in_order))
+            initial = torch.cat([self.score(batch) for batch in data.training_samples(in_order)])
             self.score.train()
         if self.margin_rule == "mean_initial":
             self.margin.copy_(losses.margin_mean_initial(initial))
