@@ -23,7 +23,14 @@ from elite_pl.runs import environment
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 FEATURES, FEW = 64, 200
 TARGET = 300  # MB beyond the imports and the data itself
-SETTINGS = ["dataset.labels=known", "trainer.max_steps=20", "threads=1", "logger=none", "trainer.accelerator=cpu"]
+SETTINGS = [
+    "dataset.labels=known",
+    "method.pretrain_epochs=0",
+    "trainer.max_steps=20",
+    "threads=1",
+    "logger=none",
+    "trainer.accelerator=cpu",
+]
 
 
 def write_data(folder: Path, samples: int, kind: str) -> list[str]:

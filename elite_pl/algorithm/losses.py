@@ -42,6 +42,16 @@ def inverse_distance(score: Tensor, label: Tensor, epsilon: float) -> Tensor:
     return (score + epsilon) ** label.to(score.dtype)
 
 
+def mean_where(mask: Tensor, values: Tensor) -> Tensor:
+    """The mean of some values, shape (); `values[mask]` would make a GPU wait for their number.
+
+    Args:
+        mask: Which of them, bool, shape (n,), one at least.
+        values: Shape (n,).
+    """
+    return torch.where(mask, values, 0).sum() / mask.sum()
+
+
 def margin_mean_initial(score: Tensor) -> Tensor:
     """The paper's margin C (Sec. 4.2.1): the mean score that the initial network gives the training samples.
 
@@ -110,8 +120,8 @@ def latent_outlier_exposure(
     """
     normal_weight, anomaly_weight = UPDATES[update]
     count = round(float(contamination) * len(normal_loss))
-    suspicious = torch.zeros_like(normal_loss, dtype=torch.bool)
-    suspicious[(normal_loss - anomaly_loss).detach().topk(count).indices] = True
+    most = (normal_loss - anomaly_loss).detach().topk(count).indices
+    suspicious = torch.zeros_like(normal_loss, dtype=torch.bool).scatter(0, most, True)
     flipped = normal_weight * normal_loss + anomaly_weight * anomaly_loss
     return torch.where(suspicious, flipped, normal_loss).mean()
 
@@ -130,8 +140,8 @@ def positive_unlabeled(
 
     Args:
         unlabeled_loss: loss_n of the unlabeled samples, shape (n,).
-        positive_normal_loss: loss_n of the labeled anomalies, shape (m,).
-        positive_loss: loss_a of the labeled anomalies, shape (m,).
+        positive_normal_loss: loss_n of the labeled anomalies, shape (m,), or its mean.
+        positive_loss: loss_a of the labeled anomalies, shape (m,), or its mean.
         contamination: α, the share of anomalies among the unlabeled samples, in [0, 1].
 
     Returns:

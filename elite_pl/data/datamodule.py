@@ -99,14 +99,16 @@ class TrainingBatches:
         data, device = self.data, self.data.truth.device
         order = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "batches", self.epoch()))
         draws = seeding.generator(data.seed, "labeled batches", self.epoch())
-        labeled, labeled_y = data.labeled[:], data.labeled_y
+        labeled, labeled_y, label = data.labeled[:], data.labeled_y, torch.as_tensor(data.split.labeled_y)
+        there = order.to(device)
         for i in range(len(self)):
-            end = None if i == len(self) - 1 else (i + 1) * data.batch_size
-            index = order[i * data.batch_size : end].to(device)
+            part = slice(i * data.batch_size, None if i == len(self) - 1 else (i + 1) * data.batch_size)
+            index = there[part]
             if data.labeled_batch_size is not None:
-                drawn = balanced_draw(data.labeled_y.cpu(), data.labeled_batch_size, draws).to(device)
+                drawn = balanced_draw(label, data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
-            unlabeled = data.unlabeled[index[distributed.shard(len(index))]]
+            read_by = order[part] if data.unlabeled.streamed else index  # a file is read by the CPU
+            unlabeled = data.unlabeled[read_by[distributed.shard(len(index))]]
             yield Batch(
                 unlabeled=unlabeled,
                 unchanged=unlabeled,

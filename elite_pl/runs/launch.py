@@ -59,7 +59,8 @@ def launch(spec: RunSpec) -> dict[str, Any] | None:
             f"trainer.num_nodes={nodes}: each machine needs {', '.join(lacking)} set: "
             "address and a free port of the first machine, and its own number, from 0"
         )
-    clean = sys.platform == "linux" and not ((trained and torch.get_num_threads() > 1) or torch.cuda.is_initialized())
+    # Neither threads nor a GPU's driver, which has been asked for its devices, go along with a fork.
+    clean = sys.platform == "linux" and not ((trained and torch.get_num_threads() > 1) or torch.cuda.is_available())
     method = "fork" if clean else "spawn"
     lightning = LightningEnvironment()
     address = {"MASTER_ADDR": lightning.main_address, "MASTER_PORT": str(lightning.main_port)}
