@@ -7,7 +7,8 @@ import traceback
 
 import hydra
 
-from elite_pl import cli, config, errors, startup
+from elite_pl import cli, config, errors
+from elite_pl.runs import startup
 from elite_pl.runs.results import check_writable, finished, forget_failure, write_failure
 from elite_pl.runs.spec import RunSpec
 from elite_pl.studies import sweeper

@@ -21,7 +21,7 @@ from elite_pl.runs.build import PER_CORE
 from elite_pl.runs.results import finished
 from elite_pl.runs.run import run
 from elite_pl.runs.spec import RunSpec
-from elite_pl.startup import keep_freed_memory
+from elite_pl.runs.startup import keep_freed_memory
 
 PATIENCE = 5  # seconds that the processes of a run get to end by themselves when one of them has failed
 trained = False  # whether this process has, and may hold threads that a fork would not get

@@ -82,3 +82,16 @@ def test_a_step_waits_for_no_value(step, method):
 def test_nor_does_one_in_parts_with_drawn_labels_and_changed_images(step):
     drawn = ["labeled_batch_size=4", "augmentation=noise", "method.labeled_copies=2"]
     step(*drawn, "trainer.accumulate_grad_batches=2", "trainer.channels_last=true")
+
+
+def test_channels_last_changes_roundings_alone():
+    found = []
+    for last in ("false", "true"):
+        cfg = config.compose(["logger=none", "label_ratio=0.1", "n_train=120", f"trainer.channels_last={last}"])
+        data = make_data(cfg, pixels())
+        score = make_detector(cfg, data.sample_shape).score.double()
+        assert score.encoder[4].weight.is_contiguous(memory_format=torch.channels_last) == (last == "true")
+        unlabeled, labeled = data.unlabeled[:].double(), data.labeled[:].double()
+        step = alice.jvp(score, unlabeled, labeled, data.labeled_y.double(), 5.0, learning_rate=0.1)
+        found.append((step.score, step.d))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
