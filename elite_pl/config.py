@@ -42,7 +42,7 @@ class Config:
     dataset: Any = _key("what to learn from")
     backbone: Any = _key("the networks; auto picks them by the shape of a sample")
     method: Any = _key("the detector")
-    feature_map: Any = _key("what takes the place of vectors, for every method: more features, of a smaller scale")
+    feature_map: Any = _key("what takes the place of samples, for every method: more features, or gradients")
     augmentation: Any = _key("random changes of training samples, and views at test time")
     trainer: Any = _key("where it is trained")
     logger: Any = _key("where curves are drawn; history.csv is always written")

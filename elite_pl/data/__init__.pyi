@@ -4,6 +4,7 @@ from elite_pl.data.datamodule import PollutedData as PollutedData
 from elite_pl.data.encoding import Encoding as Encoding
 from elite_pl.data.feature_maps import FeatureMap as FeatureMap
 from elite_pl.data.feature_maps import feature_map as feature_map
+from elite_pl.data.gradients import oriented_gradients as oriented_gradients
 from elite_pl.data.sources.embedded import digits as digits
 from elite_pl.data.sources.image_folder import image_folder as image_folder
 from elite_pl.data.sources.npy import npy as npy

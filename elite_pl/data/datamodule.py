@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
-from elite_pl.data.feature_maps import ENOUGH, FeatureMap
+from elite_pl.data.feature_maps import ENOUGH, ENOUGH_IMAGES, AnyFeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import Rows
@@ -173,8 +173,8 @@ class PollutedData(pl.LightningDataModule):
         labeled_batch_size: m, labeled samples in a batch, class-balanced; None for all of them at every step.
         seed: The run's seed.
         features: What the arrays are features by; None if they are the samples themselves.
-        feature_map: Fits what maps vectors to those that methods see, from scaled training vectors (n, features); None
-            for the vectors themselves.
+        feature_map: Fits what maps samples to those that methods see, from scaled training samples (n, ...); None for
+            the samples themselves.
     """
 
     unlabeled: Samples
@@ -194,7 +194,7 @@ class PollutedData(pl.LightningDataModule):
         labeled_batch_size: int | None,
         seed: int,
         features: FrozenFeatures | None = None,
-        feature_map: Callable[[Tensor], FeatureMap] | None = None,
+        feature_map: Callable[[Tensor], AnyFeatureMap] | None = None,
     ) -> None:
         super().__init__()
         self.features = features
@@ -213,10 +213,12 @@ class PollutedData(pl.LightningDataModule):
         training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
         self.preprocessing = preprocessing(training, size, scaling)
         if feature_map is not None:
-            if len(training.shape) != 2:
-                raise ValueError(f"feature_map: needs vectors; samples are images of {training.shape[1:]}")
-            some = np.linspace(0, len(training) - 1, min(len(training), ENOUGH)).astype(int)
-            fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
+            enough = ENOUGH if len(training.shape) == 2 else ENOUGH_IMAGES
+            some = np.linspace(0, len(training) - 1, min(len(training), enough)).astype(int)
+            try:
+                fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
+            except ValueError as error:
+                raise ValueError(f"feature_map: {error}") from error
             self.preprocessing = self.preprocessing._replace(feature_map=fitted)
         self.place(torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""How vectors become longer ones that a network, or a linear model, learns more from; fitted without their labels."""
+"""What takes the place of samples, so that methods learn more from them; fitted without their labels."""
 
 import math
 from typing import Annotated, Any
@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from elite_pl.annotations import Positive, Range, checked
+from elite_pl.data.gradients import OrientedGradients
 
 LEVELS = 257  # quantiles that are kept of a feature
 ENOUGH = 100_000  # rows that tell the quantiles of all
+ENOUGH_IMAGES = 10_000
 
 Bins = Annotated[int, Range("a power of 2 up to 256, or 0", lambda value: value in (0, *(2**i for i in range(9))))]
 
@@ -95,8 +97,10 @@ def feature_map(samples: Tensor, gaussian: bool, bins: Bins, norm: Positive | No
         norm: Root mean square length of the vectors that it makes of `samples`; None leaves them as they are.
 
     Raises:
-        ValueError: If an argument is not as annotated.
+        ValueError: If an argument is not as annotated, or samples are no vectors.
     """
+    if samples.ndim != 2:
+        raise ValueError(f"needs vectors; samples are images of {tuple(samples.shape[1:])}")
     exact = samples.double()
     low, high = exact.aminmax(dim=0)
     deviation = torch.where(low < high, exact.std(dim=0, correction=0), 1.0)
@@ -106,3 +110,11 @@ def feature_map(samples: Tensor, gaussian: bool, bins: Bins, norm: Positive | No
     if norm is not None and (length := made(exact).square().sum(dim=1).mean().sqrt()) > 0:
         made.factor.copy_(norm / length)
     return made.to(samples.dtype)
+
+
+AnyFeatureMap = FeatureMap | OrientedGradients
+
+
+def of_plain(plain: dict[str, Any]) -> AnyFeatureMap:
+    """The feature map of which `to_plain` has been stored."""
+    return FeatureMap(**plain) if "quantiles" in plain else OrientedGradients(**plain)

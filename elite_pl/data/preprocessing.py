@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from elite_pl.annotations import Range, checked
-from elite_pl.data.feature_maps import FeatureMap
+from elite_pl.data.feature_maps import AnyFeatureMap
 from elite_pl.data.rows import Rows
 
 
@@ -31,14 +31,14 @@ class Preprocessing(NamedTuple):
         contrast: Whether the contrast of each image is normalised; see `contrast_normalised`.
         shift: A number, or one per feature: shape () or (features,).
         scale: As `shift`.
-        feature_map: What maps vectors to those that methods see in their place; None for themselves.
+        feature_map: What maps samples to those that methods see in their place; None for themselves.
     """
 
     size: int | None
     contrast: bool
     shift: Tensor
     scale: Tensor
-    feature_map: FeatureMap | None = None
+    feature_map: AnyFeatureMap | None = None
 
     def changes(self, shape: tuple[int, ...]) -> bool:
         """Whether `once` does anything to samples of this shape (n, ...)."""

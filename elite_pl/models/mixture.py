@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from elite_pl.data.feature_maps import FeatureMap
+from elite_pl.data.feature_maps import AnyFeatureMap, of_plain
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import Score
 
@@ -24,7 +24,7 @@ class Member(Score):
     """
 
     def __init__(
-        self, score: Score, recipe: Recipe, sample_shape: tuple[int, ...], feature_map: FeatureMap | None
+        self, score: Score, recipe: Recipe, sample_shape: tuple[int, ...], feature_map: AnyFeatureMap | None
     ) -> None:
         super().__init__()
         self.score, self.recipe, self.sample_shape, self.feature_map = score, recipe, sample_shape, feature_map
@@ -49,7 +49,7 @@ class Member(Score):
         """What `to_plain` describes; the other arguments and the errors are as of `Recipe.make`."""
         recipe, shape, mapped = Recipe.of_plain(plain), tuple(plain["sample_shape"]), plain["feature_map"]
         score = recipe.make(shape, plain["state"], dtype, constructors)
-        return cls(score, recipe, shape, mapped and FeatureMap(**mapped))
+        return cls(score, recipe, shape, mapped and of_plain(mapped))
 
 
 class Mixture(Score):

@@ -21,7 +21,6 @@ from elite_pl.config import Config, Constructor, instantiate, plain
 from elite_pl.data import splits
 from elite_pl.data.arrays import Arrays, resolve_class
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import preprocessing
 from elite_pl.data.rows import Rows
@@ -109,7 +108,7 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
             labeled_batch_size=config.labeled_batch_size,
             seed=config.seed,
             features=features,
-            feature_map=given("feature_map", config.feature_map, FeatureMap),
+            feature_map=given("feature_map", config.feature_map, nn.Module),
         )
 
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from omegaconf import OmegaConf, open_dict
+from torch import nn
 
 from elite_pl import seeding
 from elite_pl.algorithm import metrics
 from elite_pl.config import Config, plain
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.errors import LabelError
 from elite_pl.methods.auto import Auto, Candidate
 from elite_pl.methods.base import BaseDetector
@@ -104,7 +104,7 @@ def _able(auto: Auto, candidates: Mapping[str, Any], spec: RunSpec, data: Pollut
         under = data.under(
             split,
             batch_size=own.config.batch_size,
-            feature_map=given("feature_map", own.config.feature_map, FeatureMap),
+            feature_map=given("feature_map", own.config.feature_map, nn.Module),
         )
         try:
             make_detector(own.config, under.sample_shape).check(under)

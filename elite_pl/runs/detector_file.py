@@ -278,7 +278,7 @@ def _is_preprocessing(value: Any, shape: list[int]) -> bool:
     if (mapped := value["feature_map"]) is not None:
         if not _is_feature_map(mapped, value["shift"], shape):
             return False
-        shape = list(mapped["mean"].shape)
+        shape = list(mapped["mean"].shape) if "mean" in mapped else [1, value["size"], value["size"]]
     return (
         isinstance(value["contrast"], bool)
         and (value["size"] is None or shape[1:] == [value["size"]] * 2)
@@ -291,7 +291,17 @@ def _is_preprocessing(value: Any, shape: list[int]) -> bool:
 
 
 def _is_feature_map(value: Any, like: Any, shape: list[int]) -> bool:
-    """Whether it is what `FeatureMap.to_plain` returns, of the type of a tensor, and makes samples of a shape."""
+    """Whether it is what `to_plain` of a feature map returns, of the type of a tensor, and makes samples of a shape."""
+    if _has(value, ("cells", "orientations", "factor")):
+        return (
+            all(type(value[name]) is int and value[name] >= 2 for name in ("cells", "orientations"))
+            and isinstance(value["factor"], Tensor)
+            and isinstance(like, Tensor)
+            and value["factor"].dtype == like.dtype
+            and value["factor"].ndim == 0
+            and len(shape) == 1
+            and shape[0] % (4 * value["orientations"]) == 0
+        )
     names = ("mean", "deviation", "quantiles", "factor")
     if not _has(value, (*names, "gaussian", "bins")):
         return False

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elite_pl.data import feature_maps
 from elite_pl.data.encoding import Encoding
-from elite_pl.data.feature_maps import FeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.sample_format import SampleFormat
@@ -210,7 +210,7 @@ def load(
     """
     content = detector_file.read(path)
     made = content["preprocessing"]
-    mapped = made["feature_map"] and FeatureMap(**made["feature_map"])
+    mapped = made["feature_map"] and feature_maps.of_plain(made["feature_map"])
     preprocessing = Preprocessing(**{**made, "feature_map": mapped})
     recipe = Recipe.of_plain(content)
     shape, known = tuple(content["sample_shape"]), content["training_scores"]
