@@ -24,5 +24,5 @@ class PuSvdd(Contaminated):
         unlabeled, labeled = self.scores(batch)
         anomalous = batch["labeled_y"] < 0
         self.observe(contamination=self.contamination)
-        of_anomalies = (mean_where(anomalous, values) for values in (labeled, self.anomaly_loss(labeled)))
-        return positive_unlabeled(unlabeled, *of_anomalies, self.contamination)
+        normal_loss, loss = mean_where(anomalous, labeled), mean_where(anomalous, self.anomaly_loss(labeled))
+        return positive_unlabeled(unlabeled, normal_loss, loss, self.contamination)
