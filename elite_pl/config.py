@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import isbuiltin
-from typing import Any, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
@@ -13,7 +13,7 @@ from hydra.version import VersionBase
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.annotations import argument_kinds
+from elite_pl.annotations import Positive, Range, Share, argument_kinds, at_least
 from elite_pl.annotations import check as check_values
 from elite_pl.errors import InputError, input_errors
 
@@ -45,11 +45,28 @@ class Config:
     feature_map: Any = _key("what takes the place of samples, for every method: more features, or gradients")
     augmentation: Any = _key("random changes of training samples, and views at test time")
     trainer: Any = _key("where it is trained")
+    threshold: Any = _key("how the score is chosen above which a sample is called an anomaly")
     logger: Any = _key("where curves are drawn; history.csv is always written")
     callbacks: Any = _key("what is done besides, at the end of an epoch or a step: Lightning's callbacks, by name")
 
 
-GROUPS = ("dataset", "backbone", "method", "feature_map", "augmentation", "trainer", "logger", "callbacks")
+@dataclass(frozen=True)
+class Threshold:
+    """The keys of the group `threshold`. Values and explanations are in `conf/threshold/crossfit.yaml`."""
+
+    scores: Literal["auto", "cross_fitted", "fitted"]
+    rule: Literal["cost", "false_alarm_rate", "contamination"]
+    cost_missed: Positive
+    cost_false_alarm: Positive
+    false_alarm_rate: Share
+    contamination: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)] | None
+    folds: Annotated[int, at_least(2)] | None
+    fewest: Annotated[int, at_least(2)]
+
+
+THRESHOLD = [field.name for field in fields(Threshold)]
+
+GROUPS = ("dataset", "backbone", "method", "feature_map", "augmentation", "trainer", "threshold", "logger", "callbacks")
 # Keys of groups without which nothing can be said of a run.
 NAMED = ("dataset.name", "dataset.source._target_", "backbone._target_", "method._target_", "method.name")
 HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # what a node has besides the arguments of its target
@@ -133,9 +150,23 @@ def check(config: Config) -> None:
     for key, ok, rule in rules:
         if not ok:
             raise InputError(f"{key}={getattr(config, key)}: {rule}")
+    with input_errors("threshold", THRESHOLD):
+        check_values(threshold(config.threshold).__dict__, argument_kinds(Threshold))
     for key in NAMED:
         if not isinstance(OmegaConf.select(cast(Any, config), key), str):
             raise InputError(f"{key}: must be given, a word, as it is in the options that --help lists")
+
+
+def threshold(node: Mapping[str, Any]) -> Threshold:
+    """The keys of the group `threshold` in a configuration.
+
+    Raises:
+        InputError: If there are others, or one is not there.
+    """
+    if strange := {*map(str, node)} ^ {*THRESHOLD}:
+        key = min(strange)
+        raise InputError(f"threshold.{key}: {'has no value' if key in THRESHOLD else 'there is no such key'}")
+    return Threshold(**node)
 
 
 def compose(overrides: Sequence[str]) -> Config:

@@ -18,7 +18,7 @@ from hydra.version import VersionBase
 import elite_pl
 from elite_pl.errors import InputError
 
-SHORT = ["epochs=2", "method.pretrain_epochs=1"]
+SHORT = ["epochs=2", "method.pretrain_epochs=1", "threshold=fitted"]
 DEEP = ("elite_svdd", "elite_ae", "deep_sad", "devnet", "rsrae", "labels_only")
 SHALLOW = ("isolation_forest", "ocsvm", "ssad")
 

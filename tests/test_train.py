@@ -151,7 +151,7 @@ def test_known_labels_need_no_normal_class(command, tmp_path):
     y = np.where(data.y_train[:400] == 3, 1, -1)
     y[20:] = 0
     np.savez(tmp_path / "own.npz", x_train=data.x_train[:400], y_train=y)
-    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", *SHORT)
+    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "threshold=fitted", *SHORT)
     assert outcome.code == 0, outcome.err
     found = json.loads((outcome.directory / "metrics.json").read_text())
     assert found["data/labeled"] == 20 and found["data/unlabeled"] == 380 and "test/auroc" not in found
@@ -242,7 +242,7 @@ def test_known_labels_with_a_test_part(command):
     y_train, y_test = (np.where(y == 3, 1, -1) for y in (data.y_train, data.y_test))
     y_train[np.random.default_rng(0).random(len(y_train)) < 0.9] = 0
     np.savez("own.npz", x_train=data.x_train, y_train=y_train, x_test=data.x_test, y_test=y_test)
-    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", *SHORT)
+    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "threshold=fitted", *SHORT)
     assert outcome.code == 0, outcome.err
     found = json.loads((outcome.directory / "metrics.json").read_text())
     assert found["test/auroc"] > 0.8 and found["pollution"] is None

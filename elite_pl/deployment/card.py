@@ -47,6 +47,9 @@ elite_pl {version}, PyTorch {torch}, Python {python}.
 FITTED = """\
 The best cut between the labeled samples by balanced accuracy, or without labels of both kinds the 95th percentile of
 the training scores. The detector was fitted to these labels, so expect more alarms than there are anomalies."""
+CROSS_FITTED = """\
+Chosen by the rule `{rule}` ({values}) on scores of labeled samples by detectors that were trained without them. Among
+samples like the unlabeled ones of its training, expect it to flag {alarms:.1%}."""
 MOST = 40  # names that are written out
 
 
@@ -57,7 +60,7 @@ def model_card(detector: TrainedDetector, model: str) -> str:
         detector: The detector.
         model: The name of the file with its graph.
     """
-    dataset, rule = detector.config.get("dataset"), detector.config.get("threshold")
+    dataset = detector.config.get("dataset")
     data = "unknown data"
     if isinstance(dataset, dict):
         data = PurePath(str(dataset.get("path") or dataset.get("name"))).name
@@ -70,12 +73,23 @@ def model_card(detector: TrainedDetector, model: str) -> str:
         model=model,
         but="" if detector.encoding is None else " but the encoding of columns",
         runtime="onnxruntime" if model.endswith(".onnx") else "PyTorch",
-        rule="Chosen by " + _words(f"{k}={v}" for k, v in rule.items()) + "." if isinstance(rule, dict) else FITTED,
+        rule=_rule(detector),
         pretrained=_pretrained(detector),
         version=elite_pl.__version__,
         torch=torch.__version__,
         python=platform.python_version(),
     )
+
+
+def _rule(detector: TrainedDetector) -> str:
+    """How the threshold was chosen."""
+    settings = detector.config.get("threshold")
+    if detector.alarms is None or not isinstance(settings, dict):
+        return FITTED
+    rule = settings.get("rule")
+    used = ("cost_missed", "cost_false_alarm") if rule == "cost" else (rule,)
+    values = _words(f"{key}={settings.get(key)}" for key in used)
+    return CROSS_FITTED.format(rule=rule, values=values, alarms=detector.alarms)
 
 
 def _training(detector: TrainedDetector) -> str:

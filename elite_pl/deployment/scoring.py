@@ -72,6 +72,8 @@ def score_file(
 ) -> Counts:
     """Scores a folder of images, a table or an array into a table: path, id or index, score, p_value and verdict.
 
+    A detector that was calibrated also gives the probability of an anomaly, after the score.
+
     Args:
         detector: The detector.
         path: A folder of images or an image, a CSV or Parquet file, a .npy or .npz file.
@@ -94,6 +96,7 @@ def score_file(
     columns = {
         source.column: int if source.column == "index" else str,
         "score": float,
+        **({} if detector.calibration is None else {"probability": float}),
         "p_value": float,
         "verdict": str,
     }
@@ -101,8 +104,10 @@ def score_file(
         for part in source.parts:
             score = detector.score_checked(part.values, batch_size)
             verdict = judge.verdicts(score)
-            rows = (part.names, score, judge.p_values(score), verdict)
-            write(dict(zip(columns, rows, strict=True)))
+            rows = {source.column: part.names, "score": score, "p_value": judge.p_values(score), "verdict": verdict}
+            if detector.calibration is not None:
+                rows["probability"] = detector.calibration.at(torch.as_tensor(score)).numpy()
+            write({name: rows[name] for name in columns})
             samples += len(score)
             anomalies += int((verdict == "anomaly").sum())
             progress.step(len(score))

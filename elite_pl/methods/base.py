@@ -43,7 +43,6 @@ class BaseDetector(nn.Module):
         needs_labels: Whether it learns nothing without labels.
         needs_labeled_anomalies: Whether it learns nothing without labeled anomalies.
         needs_of_each_kind: How many labeled samples of each kind it needs.
-        infers_labels: Whether `suspicion` is the meta-gradient's, and not the score.
         needs_backbone: Whether it is made from a backbone.
     """
 
@@ -52,7 +51,6 @@ class BaseDetector(nn.Module):
     needs_labels = False
     needs_labeled_anomalies = False
     needs_of_each_kind = 0
-    infers_labels = False
     needs_backbone = False
 
     @property
@@ -103,20 +101,12 @@ class BaseDetector(nn.Module):
         scores = [self(batch) for batch in samples.in_order()]
         return self.finite(torch.cat(scores)).cpu() if scores else torch.zeros(0)
 
-    def suspicion(self, score: Tensor) -> Tensor:
-        """How anomalous each unlabeled training sample looks: its score, if the method has nothing better.
+    def mean_meta_gradient(self) -> Tensor | None:
+        """What training has said of each unlabeled sample, positive for an anomaly, shape (N,), on the CPU.
 
-        Args:
-            score: Final scores of the unlabeled samples, shape (N,).
-
-        Returns:
-            Higher for the more suspicious, shape (N,), on the CPU.
+        None for a method without a meta-gradient.
         """
-        return score
-
-    def pseudo_label(self, score: Tensor, threshold: float) -> Tensor:
-        """What each unlabeled training sample is taken for, +1 or -1, shape (N,), on the CPU; arguments as above."""
-        return torch.where(score > threshold, -1.0, 1.0)
+        return None
 
     def recording(self) -> tuple[Tensor, Tensor] | None:
         """What is known of the meta-gradient of each recorded step, see `Elite`; None for a method without one."""

@@ -46,10 +46,8 @@ class Elite(Detector):
     """
 
     needs_labels = True
-    infers_labels = True
     suspicion_sum: Tensor
     visits: Tensor
-    last_pseudo_label: Tensor
     recorded: Tensor
     recorded_position: Tensor
 
@@ -77,7 +75,6 @@ class Elite(Detector):
         n = len(self.data.unlabeled)
         self.register_buffer("suspicion_sum", torch.zeros(n, dtype=widest(self.device), device=self.device))
         self.register_buffer("visits", torch.zeros(n, dtype=torch.int64, device=self.device))
-        self.register_buffer("last_pseudo_label", torch.ones(n, device=self.device))
         assert self.trainer.max_epochs is not None
         steps = min(self.record_iterations, self.trainer.max_epochs * len(self.data.train_dataloader()))
         if self.trainer.max_steps >= 0:
@@ -87,7 +84,8 @@ class Elite(Detector):
         self.register_buffer("recorded_position", torch.full(shape, -1, dtype=torch.int32, device=self.device))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lets a run go on with another `record_iterations`, or from a checkpoint that has no recording."""
+        """Lets a run go on with another `record_iterations`, or from a checkpoint of an older version."""
+        checkpoint["state_dict"].pop("last_pseudo_label", None)  # of older ones
         for name in ("recorded", "recorded_position"):
             room = getattr(self, name).clone()
             kept = checkpoint["state_dict"].get(name, room)[: len(room)]
@@ -157,7 +155,6 @@ class Elite(Detector):
         index, label, y = batch["index"], inference.pseudo_label, batch["labeled_y"]
         self.suspicion_sum[index] -= inference.d
         self.visits[index] += 1
-        self.last_pseudo_label[index] = label
         if self.global_step < len(self.recorded):
             self.recorded[self.global_step, : len(index)] = -inference.meta_gradient
             self.recorded_position[self.global_step, : len(index)] = index.int()
@@ -172,13 +169,9 @@ class Elite(Detector):
         if self.data.arrays.labels == "classes":
             self.observe(pseudo_label_accuracy=(label == batch["truth"]).float().mean())
 
-    def suspicion(self, score: Tensor) -> Tensor:
+    def mean_meta_gradient(self) -> Tensor:
         """The mean of -d over training: free of η_θ and n, positive = anomalous."""
         return (self.suspicion_sum / self.visits.clamp(min=1)).cpu()
-
-    def pseudo_label(self, score: Tensor, threshold: float) -> Tensor:
-        """The last ŷ of each unlabeled sample."""
-        return self.last_pseudo_label.cpu()
 
     def recording(self) -> tuple[Tensor, Tensor] | None:
         """-M = ŷ|M| of the first steps, positive = normal (Sec. 5.5.2).

@@ -27,6 +27,7 @@ from elite_pl.studies.read import (
 
 AUDITS = {
     "audit/auroc": "ROC AUC",
+    "audit/auroc_meta_gradient": "ROC AUC of the meta-gradient",
     "audit/precision_at_50": "anomalies of the first 50",
     "audit/precision_at_hidden": "of as many as are hidden",
 }

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from omegaconf import OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from elite_pl import seeding
 from elite_pl.algorithm import metrics
+from elite_pl.algorithm.calibration import at_share, share_below
 from elite_pl.config import Config, plain
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import LabelError
@@ -24,7 +25,7 @@ from elite_pl.models.mixture import Member
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs.build import given, make_detector
-from elite_pl.runs.crossfit import cross_fit, trained
+from elite_pl.runs.crossfit import CrossFit, cross_fit, trained
 from elite_pl.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Able(NamedTuple):
     seeds: int
 
 
-def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> None:
+def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit | None:
     """Trains all candidates that can learn from the data, and gives `auto` their mean.
 
     Args:
@@ -48,18 +49,22 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> None:
         spec: Its run.
         data: The data of the run.
 
+    Returns:
+        What the candidates' networks of other parts say together of the samples; None where nothing was held out.
+
     Raises:
         LabelError: If none of the candidates can learn from the labels.
         TrainingError: If a training goes wrong.
     """
     fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
     folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
-    candidates = []
+    candidates, held = [], []
     for name, own, under, prior, seeds in able(auto, spec, data):
         begun = time.monotonic()
         auroc = None
         if folds:
-            auroc = metrics.roc_auc_with_error(cross_fit(own, under, folds).labeled, data.labeled_y < 0)
+            held.append(cross_fit(own, under, folds))
+            auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
         scores, unlabeled = [], []
         for i in range(seeds):
             seed = seeding.derive(spec.config.seed, "candidate", i) % 2**31 if i else spec.config.seed
@@ -73,6 +78,36 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> None:
         candidates.append(found)
     weights = auto.combine(candidates)
     log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
+    return together(candidates, weights, held) if held else None
+
+
+def together(candidates: list[Candidate], weights: list[float], held: list[CrossFit]) -> CrossFit:
+    """What the weighted mean of candidates says of the samples that they held out.
+
+    A share becomes the score that the candidate's final detectors give such a sample, and the sum of these a share. The
+    weights come from the same labels; at the temperature of `Auto` that flatters them little.
+
+    Args:
+        candidates: The candidates, trained.
+        weights: Of each in the mean.
+        held: Of each what it was cross-fitted to be, on the same parts.
+    """
+
+    def mean(part: str) -> Tensor:
+        total = torch.zeros(())
+        for candidate, weight, found in zip(candidates, weights, held, strict=True):
+            for scores in candidate.unlabeled.double():
+                standardized = (scores - scores.mean()) / scores.std(correction=0).clamp(min=1e-12)
+                total = total + weight / len(candidate.scores) * at_share(standardized, getattr(found, part))
+        return total
+
+    labeled, unlabeled = mean("labeled"), mean("unlabeled")
+    return CrossFit(
+        share_below(labeled, unlabeled),
+        share_below(unlabeled, unlabeled),
+        held[0].folds,
+        sum(found.seconds for found in held),
+    )
 
 
 def kind_of(data: PollutedData) -> str:

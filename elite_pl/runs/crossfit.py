@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from elite_pl import seeding
+from elite_pl.algorithm.calibration import share_below
 from elite_pl.data import splits
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.base import BaseDetector
@@ -74,21 +75,6 @@ def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = T
             shares[torch.as_tensor(index)] = share_below(detector.score_samples(own.of_training_part(index)), seen)
     found = shares[torch.as_tensor(data.split.unlabeled)] if unlabeled else shares[:0]
     return CrossFit(shares[torch.as_tensor(data.split.labeled)], found, folds, time.monotonic() - start)
-
-
-def share_below(score: Tensor, others: Tensor) -> Tensor:
-    """Which share of other scores is below each score, equal ones counted half and never quite 0 or 1.
-
-    Args:
-        score: Scores, shape (n,).
-        others: Scores by the same detector, shape (N,).
-
-    Returns:
-        In (0, 1), float64 of shape (n,).
-    """
-    others = others.sort().values
-    below, up_to = (torch.searchsorted(others, score, side=side).double() for side in ("left", "right"))
-    return ((below + up_to) / 2 + 0.5) / (len(others) + 1)
 
 
 def trained(spec: RunSpec, data: PollutedData, cached: bool = False) -> BaseDetector:

@@ -5,8 +5,9 @@ looked at before it is unpacked, and each value before it is used.
 
 In it: `format_version`, `method`, `network` and `score` (see `Recipe`), their `state` (weights and buffers by name),
 `sample_shape` as the network sees it, `preprocessing`, `features` (or None, see `FrozenFeatures`), `samples` (what raw
-ones are like, see `SampleFormat`), `encoding` (of the rows of a table, see `Encoding`, or None), `threshold`, `margin`
-(or None), `training_scores` (or None) and the `config` of the training.
+ones are like, see `SampleFormat`), `encoding` (of the rows of a table, see `Encoding`, or None), `threshold`,
+`calibration` and `alarms` (see `TrainedDetector`, or None; not there in older files), `margin` (or None),
+`training_scores` (or None) and the `config` of the training.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 
 import elite_pl
 from elite_pl.addresses import PUBLIC, renamed
+from elite_pl.algorithm.calibration import Calibration
 from elite_pl.annotations import is_of
 from elite_pl.data.encoding import Encoding
 from elite_pl.data.preprocessing import Preprocessing, Size
@@ -78,6 +80,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"has version {version} of the format, and {reads}; update elite_pl")
         if version == 1:
             content = _of_31a127d(content)
+        content = {"calibration": None, "alarms": None, **content}  # not in older files
         _check_types(content)
         return content
 
@@ -191,6 +194,8 @@ def _check_types(content: dict[str, Any]) -> None:
         "samples": _is_format,
         "encoding": lambda value: value is None or _is_encoding(value, content["samples"]["shape"]),
         "threshold": _is_finite,
+        "calibration": lambda value: value is None or _is_calibration(value),
+        "alarms": lambda value: value is None or _is_finite(value),
         "margin": lambda value: value is None or _is_finite(value),
         "training_scores": lambda value: value is None or (isinstance(value, Tensor) and value.ndim == 1),
         "config": lambda value: isinstance(value, dict),
@@ -203,6 +208,21 @@ def _check_types(content: dict[str, Any]) -> None:
 def _is_finite(value: Any) -> bool:
     """Whether it is a finite float."""
     return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_calibration(value: Any) -> bool:
+    """Whether it is a `Calibration`."""
+    if not _has(value, Calibration._fields) or not all(isinstance(part, Tensor) for part in value.values()):
+        return False
+    score, probability = value["score"], value["probability"]
+    return (
+        score.dtype == probability.dtype == torch.float64
+        and score.ndim == 1
+        and len(score) > 0
+        and score.shape == probability.shape
+        and bool((score.diff() > 0).all() and (probability.diff() >= 0).all())
+        and bool((probability >= 0).all() and (probability <= 1).all())
+    )
 
 
 def _has(value: Any, keys: Iterable[str]) -> bool:

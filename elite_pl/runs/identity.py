@@ -107,6 +107,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
     for key in BOOKKEEPING:
         node, name = _holder(known, key)
         node.pop(name, None)
+    if cross_fits(known):
+        known["threshold"]["scores"] = "cross_fitted"
+    else:
+        known.pop("threshold", None)
     for key, value in BEFORE.items():
         node, name = _holder(known, key)
         if name in node and node[name] == value:
@@ -120,6 +124,16 @@ def config_hash(config: Mapping[str, Any]) -> str:
         if isinstance(node.get(name), str):
             node[name] = aliases.get(node[name], node[name])
     return digest(known)
+
+
+def cross_fits(config: Mapping[str, Any]) -> bool:
+    """Whether the threshold is chosen on scores by networks that have not seen the samples.
+
+    Args:
+        config: A plain config. An older one has no `threshold`: it was fitted to the labels.
+    """
+    scores = (config.get("threshold") or {}).get("scores")
+    return scores == "cross_fitted" or (scores == "auto" and config["dataset"].get("labels") == "known")
 
 
 def by_content(node: Any, key: str) -> None:

@@ -17,6 +17,7 @@ from elite_pl.errors import InputError, full_disk
 from elite_pl.files import atomic_write, csv_text, parse_json, read_text, write_json
 
 if TYPE_CHECKING:
+    from elite_pl.runs.audit import Audit
     from elite_pl.runs.spec import RunSpec  # a report needs no Hydra
 
 AUROC = "test/auroc"  # the metric that a study is about
@@ -178,8 +179,7 @@ def write_scores(
 def write_audit(
     path: str | os.PathLike[str],
     index: ArrayLike,
-    suspicion: ArrayLike,
-    pseudo_label: ArrayLike | None,
+    audit: Audit,
     is_anomaly: ArrayLike | None,
     ids: np.ndarray | None = None,
 ) -> None:
@@ -188,21 +188,34 @@ def write_audit(
     Args:
         path: The file.
         index: Index into the training part, (n,).
-        suspicion: Higher is more suspicious, (n,).
-        pseudo_label: +1 or -1, (n,), or None for a method that has none.
+        audit: What is suspected of them.
         is_anomaly: The truth, (n,), or None where nobody knows it.
         ids: What the samples of the training part are called, or None: there is then no column `id` after the index.
     """
-    order = np.lexsort((np.asarray(index), -np.asarray(suspicion, dtype=np.float64)))
+    suspicion = np.asarray(audit.suspicion, dtype=np.float64)
+    order = np.lexsort((np.asarray(index), -suspicion))
     n = len(order)
-    columns = [
-        np.asarray(index)[order].tolist(),
-        np.asarray(suspicion)[order].tolist(),
-        _column(None if pseudo_label is None else np.asarray(pseudo_label)[order], int, n),
-        list(range(1, n + 1)),
-        _column(None if is_anomaly is None else np.asarray(is_anomaly)[order], int, n),
-    ]
-    _write_csv(path, *_with_ids(["index", "suspicion", "pseudo_label", "rank", "is_anomaly"], columns, ids))
+
+    def column(values: ArrayLike | None, kind: type) -> list[Any]:
+        return _column(None if values is None else np.asarray(values)[order], kind, n)
+
+    def named(places: np.ndarray) -> list[Any]:
+        """What labeled samples are called, empty where there is none."""
+        return ["" if place < 0 else place if ids is None else ids[place] for place in places[order].tolist()]
+
+    table = {
+        "index": column(index, int),
+        "suspicion": np.asarray(audit.suspicion)[order].tolist(),
+        "probability": column(audit.probability, float),
+        "verdict": np.where(np.asarray(audit.flagged)[order], "anomaly", "normal").tolist(),
+        "rank": list(range(1, n + 1)),
+        "nearest_normal": named(audit.nearest[:, 0]),
+        "nearest_anomaly": named(audit.nearest[:, 1]),
+    }
+    if audit.meta_gradient is not None:
+        table["meta_gradient"] = column(audit.meta_gradient, float)
+    table["is_anomaly"] = column(is_anomaly, int)
+    _write_csv(path, *_with_ids(list(table), list(table.values()), ids))
 
 
 def write_meta_gradient(

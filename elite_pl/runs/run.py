@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from elite_pl.algorithm import metrics
-from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.data.encoding import Encoding
 from elite_pl.data.rows import Rows
@@ -24,10 +23,13 @@ from elite_pl.files import atomic_write, discard
 from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
 from elite_pl.runs import loggers, plots
+from elite_pl.runs.audit import against_truth, audit
 from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.candidates import recipe_of, train_candidates
 from elite_pl.runs.checkpoints import checkpoint
+from elite_pl.runs.crossfit import CrossFit
+from elite_pl.runs.decision import Decision, decide
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
 from elite_pl.runs.spec import RunSpec
@@ -70,9 +72,9 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
             fit(detector, data, trainer, history, going_on)
             return None
         with run_directory(spec, detector, data, trainer) as facts:
-            learn(spec, detector, data, trainer, history, going_on)
+            held = learn(spec, detector, data, trainer, history, going_on)
             facts["train/seconds"] = history.seconds
-            results = write_results(spec, detector, data, trainer.logger, facts)
+            results = write_results(spec, detector, data, trainer.logger, facts, held)
             write_metrics(spec.directory, spec.hash, results)
             return results
 
@@ -124,14 +126,15 @@ def learn(
     trainer: pl.Trainer,
     history: History,
     going_on: Path | None = None,
-) -> None:
-    """Trains a detector, or all that it is made of; arguments and errors as of `fit` and `train_candidates`."""
-    if isinstance(detector, Auto):
-        start = time.monotonic()
-        train_candidates(detector, spec, data)
-        note(detector, data, trainer, history, time.monotonic() - start)
-    else:
+) -> CrossFit | None:
+    """Trains a detector, or all that it is made of; the rest as of `fit` and `train_candidates`."""
+    if not isinstance(detector, Auto):
         fit(detector, data, trainer, history, going_on)
+        return None
+    start = time.monotonic()
+    found = train_candidates(detector, spec, data)
+    note(detector, data, trainer, history, time.monotonic() - start)
+    return found
 
 
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:
@@ -183,9 +186,14 @@ def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
 
 
 def trained_detector(
-    spec: RunSpec, detector: BaseDetector, data: PollutedData, labeled: Tensor, unlabeled: Tensor
+    spec: RunSpec,
+    detector: BaseDetector,
+    data: PollutedData,
+    labeled: Tensor,
+    unlabeled: Tensor,
+    decision: Decision,
 ) -> TrainedDetector:
-    """What is left of training, with its threshold.
+    """What is left of training.
 
     Args:
         spec: The run.
@@ -193,6 +201,7 @@ def trained_detector(
         data: What it has learned from.
         labeled: Final scores of the labeled samples, shape (M,).
         unlabeled: Final scores of the unlabeled samples, shape (N,).
+        decision: What scores mean.
     """
     index = np.concatenate([data.split.unlabeled, data.split.labeled])
     margin = getattr(detector, "margin", None)
@@ -209,7 +218,9 @@ def trained_detector(
             else SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape)
         ),
         encoding=None if data.arrays.encoding is None else Encoding.from_plain(data.arrays.encoding),
-        threshold=choose_threshold(labeled, data.labeled_y, unlabeled),
+        threshold=decision.threshold,
+        calibration=decision.calibration,
+        alarms=decision.alarms,
         margin=None if margin is None else float(margin),
         training_scores=torch.cat([unlabeled, labeled]).double().numpy()[np.argsort(index)],
         config=spec.plain,
@@ -217,20 +228,25 @@ def trained_detector(
 
 
 def write_results(
-    spec: RunSpec, detector: BaseDetector, data: PollutedData, logger: Any, facts: dict[str, Any]
+    spec: RunSpec,
+    detector: BaseDetector,
+    data: PollutedData,
+    logger: Any,
+    facts: dict[str, Any],
+    held: CrossFit | None,
 ) -> dict[str, Any]:
     """Scores the test part and the training samples, and writes all files of a run but `metrics.json`."""
     directory = spec.directory
     detector.to("cpu")
     data.place(torch.device("cpu"))
     labeled, unlabeled, test = (detector.score_samples(part) for part in (data.labeled, data.unlabeled, data.test))
-    trained = trained_detector(spec, detector, data, labeled, unlabeled)
-    threshold = trained.threshold
-    suspicion = detector.suspicion(unlabeled)
+    decision = decide(spec, detector, data, labeled, unlabeled, held)
+    trained = trained_detector(spec, detector, data, labeled, unlabeled, decision)
+    found = audit(detector, data, unlabeled, decision)
     hidden = None if data.arrays.labels == "known" else data.anomalous("unlabeled")
     is_anomaly = data.anomalous("test")
 
-    results = {**facts, **detector.facts(), "threshold": threshold}
+    results = {**facts, **detector.facts(), **decision.facts}
     if len(test):
         results |= {
             "test/auroc": metrics.roc_auc(test, is_anomaly),
@@ -244,32 +260,24 @@ def write_results(
             is_anomaly.numpy(),
             title="{dataset}, normal class {normal_class}, {method}".format(**facts),
         )
-        plots.score_plot(directory / "scores.png", test.numpy(), is_anomaly.numpy(), threshold)
+        plots.score_plot(directory / "scores.png", test.numpy(), is_anomaly.numpy(), decision.threshold)
     if len(test) and data.arrays.labels == "classes":
         y = torch.as_tensor(data.arrays.y_test[data.split.test])
         for number, value in metrics.roc_auc_per_class(test, y, data.normal_class).items():
             results[f"test/auroc_class/{data.class_name(number)}"] = value
-    if hidden is not None and 0 < hidden.sum() < len(hidden):
-        results["audit/auroc"] = metrics.roc_auc(suspicion, hidden)
+    if hidden is not None:
+        results |= against_truth(found, hidden)
 
     write_scores(directory / "scores.csv", data.split.test, test, is_anomaly, data.arrays.ids_test)
-    write_audit(
-        directory / "audit.csv",
-        data.split.unlabeled,
-        suspicion,
-        detector.pseudo_label(unlabeled, threshold),
-        hidden,
-        data.arrays.ids_train,
-    )
-    if detector.infers_labels:
+    write_audit(directory / "audit.csv", data.split.unlabeled, found, hidden, data.arrays.ids_train)
+    if found.meta_gradient is not None:
         truth = None if hidden is None else hidden.numpy()
-        plots.suspicion_plot(directory / "suspicion.png", suspicion.numpy(), truth)
+        plots.suspicion_plot(directory / "suspicion.png", found.meta_gradient.numpy(), truth)
     if (recording := detector.recording()) is not None:
         write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
     pictures = plots.recorded_plots(directory)
     trained.save(directory / "detector.pt")
     if (wandb_run := loggers.wandb_run(logger)) is not None:
-        inferred = suspicion if detector.infers_labels else None
-        loggers.log_final(wandb_run, results, is_anomaly, test, inferred, hidden, pictures)
+        loggers.log_final(wandb_run, results, is_anomaly, test, found.meta_gradient, hidden, pictures)
         loggers.log_samples(wandb_run, spec, data.arrays)
     return results

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from elite_pl.algorithm.calibration import Calibration
 from elite_pl.data import feature_maps
 from elite_pl.data.encoding import Encoding
 from elite_pl.data.features import FrozenFeatures
@@ -44,6 +45,8 @@ class TrainedDetector(nn.Module):
         samples: What raw samples are like.
         encoding: How a row of a table becomes a raw sample; None for other data.
         threshold: The score above which a sample is called an anomaly.
+        calibration: From scores to probabilities of an anomaly; None where nothing was cross-fitted.
+        alarms: The share of samples like those of training that are expected above the threshold; None as above.
         margin: C of Eq. 4, the score to which training pushed anomalies; None where there is none.
         training_scores: Scores of the samples that it was trained on, labeled and unlabeled, in their order, shape
             (n,); None in a file of the first format.
@@ -65,6 +68,8 @@ class TrainedDetector(nn.Module):
         samples: SampleFormat,
         encoding: Encoding | None,
         threshold: float,
+        calibration: Calibration | None = None,
+        alarms: float | None = None,
         margin: float | None,
         training_scores: np.ndarray | None,
         config: dict[str, Any],
@@ -77,6 +82,7 @@ class TrainedDetector(nn.Module):
         self.feature_map = preprocessing.feature_map
         self.features, self.encoding = features, encoding
         self.samples, self.threshold, self.margin = samples, threshold, margin
+        self.calibration, self.alarms = calibration, alarms
         self.training_scores, self.config = training_scores, config
         self.eval()
 
@@ -134,6 +140,22 @@ class TrainedDetector(nn.Module):
         """
         return np.where(self.score(x) > self.threshold, -1, 1)
 
+    def probability(self, x: Any) -> np.ndarray:
+        """The probability that each sample is an anomaly, if as many are as among the unlabeled samples of training.
+
+        Args:
+            x: As of `score`.
+
+        Returns:
+            In [0, 1], float64 of shape (n,), rising with the score.
+
+        Raises:
+            ValueError: As of `score`, and if the detector has none: its training has held no labeled sample out.
+        """
+        if self.calibration is None:
+            raise ValueError("this detector has no probabilities: labels were not held out in its training")
+        return self.calibration.at(torch.as_tensor(self.score(x))).numpy()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file that `elite_pl.load` reads: tensors and plain values, no code."""
         known = self.training_scores
@@ -156,6 +178,8 @@ class TrainedDetector(nn.Module):
             "samples": {**self.samples._asdict(), "shape": list(self.samples.shape)},
             "encoding": self.encoding and self.encoding.to_plain(),
             "threshold": self.threshold,
+            "calibration": self.calibration and self.calibration._asdict(),
+            "alarms": self.alarms,
             "margin": self.margin,
             "training_scores": None if known is None else torch.as_tensor(known),
             "config": self.config,
@@ -232,6 +256,8 @@ def load(
         samples=samples,
         encoding=content["encoding"] and Encoding.from_plain(content["encoding"]),
         threshold=content["threshold"],
+        calibration=content["calibration"] and Calibration(**content["calibration"]),
+        alarms=content["alarms"],
         margin=content["margin"],
         training_scores=None if known is None else known.double().numpy(),
         config=content["config"],

@@ -14,7 +14,8 @@ from elite_pl.data import image_folder
 from elite_pl.data.sources import images
 from elite_pl.errors import InputError
 
-SHORT = ("dataset=image_folder", "dataset.path=photos", "epochs=1", "method.pretrain_epochs=0", "batch_size=16")
+SHORT = ("dataset=image_folder", "dataset.path=photos", "epochs=1", "threshold=fitted")
+SHORT += ("method.pretrain_epochs=0", "batch_size=16")
 COUNTS = {"unlabeled": 24, "labeled/normal": 4, "labeled/anomaly": 4, "test/normal": 6, "test/anomaly": 4}
 
 

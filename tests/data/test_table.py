@@ -63,7 +63,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_from_a_table_to_named_suspicions(command):
-    typed = ("dataset=table", "dataset.path=own.csv", "dataset.id_column=id", "epochs=2")
+    typed = ("dataset=table", "dataset.path=own.csv", "dataset.id_column=id", "epochs=2", "threshold=fitted")
     outcome = command(*typed)
     assert outcome.code == 0, outcome.err
     assert outcome.err.splitlines() == [

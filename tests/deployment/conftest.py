@@ -12,7 +12,7 @@ from PIL import Image
 import elite_pl
 from elite_pl import train
 
-SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32", "logger=none", "threads=1")
+SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32", "threshold=fitted", "logger=none", "threads=1")
 
 
 @pytest.fixture(scope="session")

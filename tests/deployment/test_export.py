@@ -18,7 +18,7 @@ from elite_pl import export, score
 from elite_pl.deployment.graph import examples, to_graph, write_onnx
 from elite_pl.models.recipe import FITTED, SCORES
 
-SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32")
+SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32", "threshold=fitted")
 Y = np.repeat([1, -1, 0], [10, 10, 40])
 OF_VECTORS = {  # a method for each score
     "Hypersphere": ("elite_svdd", SHORT),
@@ -30,8 +30,8 @@ OF_VECTORS = {  # a method for each score
     "PairRelation": ("prenet", SHORT),
     "BoundedHead": ("rosas", SHORT),
     "Mixture": ("auto", ()),
-    "ScalarHead": ("devnet", ("epochs=1", "batch_size=32")),
-    "RobustSubspace": ("rsrae", ("epochs=1", "batch_size=32")),
+    "ScalarHead": ("devnet", ("epochs=1", "batch_size=32", "threshold=fitted")),
+    "RobustSubspace": ("rsrae", ("epochs=1", "batch_size=32", "threshold=fitted")),
     "ClassTrees": ("extra_trees", ()),
     "IsolationTrees": ("isolation_forest", ()),
     "NeighborMean": ("label_spreading", ()),

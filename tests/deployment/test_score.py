@@ -96,7 +96,8 @@ def test_arrays_of_images_and_folders_are_told_alike(call, axes):
         x = x.transpose(0, 3, 1, 2)
     elif axes == "fractions":
         x = x / np.float32(255)
-    detector = elite_pl.fit(x, np.repeat([1, -1, 0], [5, 5, 30]), overrides=["epochs=1", "method.pretrain_epochs=0"])
+    settings = ["epochs=1", "method.pretrain_epochs=0", "threshold=fitted"]
+    detector = elite_pl.fit(x, np.repeat([1, -1, 0], [5, 5, 30]), overrides=settings)
     detector.save("detector.pt")
     np.save("x.npy", x)
     for source in ("images", "x.npy"):
@@ -167,6 +168,8 @@ def test_a_threshold_of_ones_own(call, of_vectors):
     middle = float(np.median(detector.training_scores))
     found = rows(call(score.main, "detector.pt", "x.npy", "--threshold", middle).out)
     assert [row["verdict"] for row in found].count("anomaly") == 40
+    assert list(found[0]) == ["index", "score", "probability", "p_value", "verdict"]
+    np.testing.assert_allclose(column(found, "probability"), detector.probability(x), atol=1e-6)
     assert column(found, "p_value").min() == 1 / 41, "p-values are among samples that are not flagged"
 
 

@@ -10,7 +10,7 @@ from elite_pl.data.arrays import make_arrays
 from elite_pl.errors import LabelError
 from elite_pl.methods.base import BaseDetector
 from elite_pl.runs.build import make_data
-from elite_pl.runs.crossfit import cross_fit, share_below
+from elite_pl.runs.crossfit import cross_fit
 from elite_pl.runs.spec import RunSpec
 
 DATA = ("dataset=npz", "dataset.path=null", "dataset.labels=known", "logger=none", "threads=1")
@@ -79,8 +79,3 @@ def test_labels_of_one_kind_or_none(labels):
 def test_a_method_that_lacks_labels_says_so():
     with pytest.raises(LabelError, match="1 normal"):
         cross_fit(*prepared("ssad", normal=2, anomalous=2), 5)
-
-
-def test_shares_count_equal_scores_half():
-    others = torch.tensor([0.0, 1.0, 1.0, 3.0])
-    assert share_below(torch.tensor([-1.0, 1.0, 9.0]), others).tolist() == [0.1, 0.5, 0.9]

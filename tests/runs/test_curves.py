@@ -134,7 +134,9 @@ def test_known_labels_tell_no_truth(command):
     y = np.where(data.y_train[:200] == 3, 1, -1)
     y[30:] = 0
     np.savez("own.npz", x_train=data.x_train[:200], y_train=y)
-    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", *SHORT[:2], "batch_size=32")
+    outcome = command(
+        "dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "threshold=fitted", *SHORT[:2], "batch_size=32"
+    )
     assert outcome.code == 0, outcome.err
     recording = recording_of(outcome.directory)
     assert (recording["is_anomaly"] == -1).all() and set(recording["index"].flatten()) == {-1, *range(30, 200)}

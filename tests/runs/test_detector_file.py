@@ -254,6 +254,13 @@ class Bytes:
 
 
 TREE = torch.zeros((), dtype=torch.long)
+
+
+def calibration(score, probability):
+    made = {"score": torch.tensor(score).double(), "probability": torch.tensor(probability).double()}
+    return lambda content: content.update(calibration=made)
+
+
 ATTACKS = {
     "another constructor": network("os.system", command="touch executed"),
     "a score for a network": network("elite_pl.models.Hypersphere"),
@@ -288,6 +295,12 @@ ATTACKS = {
     "a complex tensor": state(center=torch.zeros(16, dtype=torch.complex64)),
     "a threshold that is NaN": lambda content: content.update(threshold=float("nan")),
     "a threshold that is text": lambda content: content.update(threshold="0.5"),
+    "probabilities without scores": calibration([], []),
+    "scores that fall": calibration([1.0, 0.0], [0.1, 0.2]),
+    "probabilities that fall": calibration([0.0, 1.0], [0.2, 0.1]),
+    "a probability of 2": calibration([0.0, 1.0], [0.2, 2.0]),
+    "a probability too many": calibration([0.0], [0.2, 0.3]),
+    "alarms in words": lambda content: content.update(alarms="few"),
     "a margin that is infinite": lambda content: content.update(margin=float("inf")),
     "a sample of another shape": lambda content: content.update(sample_shape=[65]),
     "a huge sample": lambda content: content.update(sample_shape=[10**6, 10**6, 10**6]),
@@ -334,7 +347,7 @@ def test_trees_that_attack(forest, attack):
 
 
 def test_whatever_is_missing_is_missed(new):
-    for key in set(new) - {"format_version"}:
+    for key in set(new) - {"format_version", "calibration", "alarms"}:  # which older files lack
         content = copy.deepcopy(new)
         del content[key]
         refused(saved(content), key)

@@ -20,8 +20,8 @@ from vectors import labeled_vectors
 import elite_pl
 from elite_pl import EliteDetector, PyodDetector
 
-SHORT = ["epochs=2", "method.pretrain_epochs=1"]
-FEW = ["method.trees=10"]  # a fit in a few hundredths of a second
+SHORT = ["epochs=2", "method.pretrain_epochs=1", "threshold=fitted"]
+FEW = ["method.trees=10", "threshold=fitted"]  # a fit in a few hundredths of a second
 
 
 def data(n=120):

@@ -19,6 +19,7 @@ from resolved_config import make_config
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, write_json
 from elite_pl.runs import environment, identity, results
+from elite_pl.runs.audit import Audit
 
 
 def changed(config: dict[str, Any], key: str, value: object) -> dict[str, Any]:
@@ -226,16 +227,22 @@ def test_scores_csv(tmp_path: Path) -> None:
 
 def test_audit_csv(tmp_path: Path) -> None:
     path = tmp_path / "audit.csv"
-    results.write_audit(path, [7, 3, 5, 1], [0.1, 0.5, -2.0, 0.5], [1, -1, 1, -1], np.array([False, True, False, True]))
+    flagged = torch.tensor([False, True, False, True])
+    nearest = np.array([[9, 8], [9, 8], [9, 8], [9, -1]])
+    found = Audit(torch.tensor([0.125, 0.5, -2.0, 0.5]), flagged.double() / 2, flagged, nearest, -flagged.double())
+    results.write_audit(path, [7, 3, 5, 1], found, np.array([False, True, False, True]))
     assert path.read_text().splitlines() == [
-        "index,suspicion,pseudo_label,rank,is_anomaly",
-        "1,0.5,-1,1,1",
-        "3,0.5,-1,2,1",
-        "7,0.1,1,3,0",
-        "5,-2.0,1,4,0",
+        "index,suspicion,probability,verdict,rank,nearest_normal,nearest_anomaly,meta_gradient,is_anomaly",
+        "1,0.5,0.5,anomaly,1,9,,-1.0,1",
+        "3,0.5,0.5,anomaly,2,9,8,-1.0,1",
+        "7,0.125,0.0,normal,3,9,8,-0.0,0",
+        "5,-2.0,0.0,normal,4,9,8,-0.0,0",
     ]
-    results.write_audit(path, [7, 3], [0.1, 0.5], None, None)
-    assert path.read_text().splitlines()[1:] == ["3,0.5,,1,", "7,0.1,,2,"]
+    results.write_audit(path, [7, 3, 5, 1], found._replace(probability=None, meta_gradient=None), None)
+    assert path.read_text().splitlines()[:2] == [
+        "index,suspicion,probability,verdict,rank,nearest_normal,nearest_anomaly,is_anomaly",
+        "1,0.5,,anomaly,1,9,,",
+    ]
 
 
 def test_ids_stand_beside_the_index(tmp_path: Path) -> None:
@@ -244,10 +251,12 @@ def test_ids_stand_beside_the_index(tmp_path: Path) -> None:
     assert (tmp_path / "scores.csv").read_text(
         encoding="utf-8"
     ) == "index,id,score,is_anomaly\n2,ü.png,0.5,\n0,a.png,0.25,\n"
-    results.write_audit(tmp_path / "audit.csv", [0, 1], [0.1, 0.5], None, None, ids)
-    assert [(row["index"], row["id"], row["rank"]) for row in rows_of(tmp_path / "audit.csv")] == [
-        ("1", 'b, "c".png', "1"),
-        ("0", "a.png", "2"),
+    found = Audit(torch.tensor([0.1, 0.5]), None, torch.tensor([False, True]), np.array([[2, -1]] * 2), None)
+    results.write_audit(tmp_path / "audit.csv", [0, 1], found, None, ids)
+    columns = ("index", "id", "rank", "nearest_normal", "nearest_anomaly")
+    assert [tuple(row[name] for name in columns) for row in rows_of(tmp_path / "audit.csv")] == [
+        ("1", 'b, "c".png', "1", "ü.png", ""),
+        ("0", "a.png", "2", "ü.png", ""),
     ]
 
 

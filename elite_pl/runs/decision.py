@@ -1,0 +1,177 @@
+"""What a trained detector's scores mean: its threshold, probabilities, and how many anomalies are hidden."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elite_pl.algorithm import metrics
+from elite_pl.algorithm.calibration import Calibration, Interval, at_share, posterior
+from elite_pl.algorithm.threshold import choose_threshold
+from elite_pl.config import Threshold, threshold
+from elite_pl.data.datamodule import PollutedData
+from elite_pl.errors import LabelError, TrainingError
+from elite_pl.methods.auto import Auto
+from elite_pl.methods.base import BaseDetector
+from elite_pl.runs.crossfit import CrossFit, cross_fit
+from elite_pl.runs.identity import cross_fits
+from elite_pl.runs.spec import RunSpec
+
+log = logging.getLogger(__name__)
+FOLDS = {"images": 3, "vectors": 5}
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What scores mean.
+
+    Attributes:
+        threshold: The score above which a sample is called an anomaly.
+        calibration: From scores to probabilities of an anomaly; None where nothing was cross-fitted.
+        alarms: The share of samples like the unlabeled ones that are expected above the threshold; None as above.
+        facts: What `metrics.json` says of it.
+    """
+
+    threshold: float
+    calibration: Calibration | None = None
+    alarms: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def decide(
+    spec: RunSpec,
+    detector: BaseDetector,
+    data: PollutedData,
+    labeled: Tensor,
+    unlabeled: Tensor,
+    found: CrossFit | None = None,
+) -> Decision:
+    """Chooses the threshold, by networks that have not seen the samples as far as the configuration wants it.
+
+    Cross-fitted samples count by their shares, see `CrossFit`; the detector's own scores of the unlabeled samples turn
+    them into scores of its own.
+
+    Args:
+        spec: The run.
+        detector: The detector, which is trained.
+        data: What it has learned from.
+        labeled: Its scores of the labeled samples, shape (M,).
+        unlabeled: Its scores of the unlabeled samples, shape (N,).
+        found: Of a method that cross-fits itself, what it found; None for other methods, or if it could not.
+    """
+    settings, label = threshold(spec.plain["threshold"]), data.labeled_y.cpu()
+    if not cross_fits(spec.plain):
+        return fitted(labeled, label, unlabeled)
+    try:
+        if found is None:
+            found = _cross_fit(spec, detector, data, settings)
+    except (LabelError, TrainingError) as error:
+        return assumed(settings, labeled, label, unlabeled, str(error))
+    curves = posterior(found.labeled, label, found.unlabeled)
+    share = {
+        "cost": lambda: curves.by_cost(settings.cost_missed, settings.cost_false_alarm),
+        "false_alarm_rate": lambda: curves.by_false_alarm_rate(settings.false_alarm_rate),
+        "contamination": lambda: curves.by_contamination(settings.contamination),
+    }[settings.rule]()
+    alarms = _proportion(int((found.unlabeled > share).sum()), len(found.unlabeled))
+    chosen = float(at_share(unlabeled, torch.tensor([share], dtype=torch.float64)))
+    auroc, auroc_error = metrics.roc_auc_with_error(found.labeled, label < 0)
+    for line in said(settings, chosen, alarms, curves.precision(share), curves.hidden, len(found.labeled)):
+        log.info(line)
+    facts = {
+        "threshold": chosen,
+        "threshold/scores": "cross_fitted",
+        "threshold/rule": settings.rule,
+        **_named("threshold/alarms", alarms),
+        **_named("threshold/precision", curves.precision(share)),
+        **_named("audit/hidden_share", curves.hidden),
+        "labeled/auroc_cross_fitted": auroc,
+        "labeled/auroc_cross_fitted_error": auroc_error,
+        "crossfit/folds": found.folds,
+        "crossfit/seconds": found.seconds,
+    }
+    return Decision(chosen, curves.of_scores(unlabeled), alarms.mean, facts)
+
+
+def fitted(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> Decision:
+    """The best cut between the labels that the detector was trained on; arguments as of `choose_threshold`."""
+    chosen = choose_threshold(labeled, label, unlabeled)
+    return Decision(chosen, facts={"threshold": chosen, "threshold/scores": "fitted"})
+
+
+def assumed(settings: Threshold, labeled: Tensor, label: Tensor, unlabeled: Tensor, reason: str) -> Decision:
+    """The threshold where nothing was cross-fitted, and a line on what it assumes.
+
+    Args:
+        settings: The keys of `threshold`.
+        labeled: As of `choose_threshold`, and so are `label` and `unlabeled`.
+        label: See there.
+        unlabeled: See there.
+        reason: Why nothing was.
+    """
+    decision = fitted(labeled, label, unlabeled)
+    if settings.rule == "contamination" and settings.contamination is not None:
+        chosen = float(at_share(unlabeled, torch.tensor([1 - settings.contamination])))
+        decision = Decision(chosen, facts={**decision.facts, "threshold": chosen})
+        rule = f"{settings.contamination:.1%} of the unlabeled samples are above it, as threshold.contamination says"
+    elif len(label.unique()) == 2:
+        rule = "the best cut between labels that were trained on, so expect more alarms than there are anomalies"
+    else:
+        rule = "5 % of the unlabeled samples are above it; threshold.rule=contamination sets another share"
+    log.info("threshold %.4g: %s (%s)", decision.threshold, rule, reason)
+    return decision
+
+
+def said(
+    settings: Threshold, threshold: float, alarms: Interval, precision: Interval, hidden: Interval, labels: int
+) -> list[str]:
+    """What was decided, in lines for a person."""
+    return [
+        f"hidden anomalies: about {_percent(hidden)} of the unlabeled samples, by {labels} labels that were held out",
+        f"threshold {threshold:.4g} ({settings.rule}): flags about {_percent(alarms)} of samples like the unlabeled "
+        f"ones; of these about {_percent(precision)} are anomalies",
+    ]
+
+
+def _cross_fit(spec: RunSpec, detector: BaseDetector, data: PollutedData, settings: Threshold) -> CrossFit:
+    """Cross-fits the method of a run.
+
+    Raises:
+        LabelError: If there are too few samples.
+        TrainingError: If a training goes wrong.
+    """
+    if isinstance(detector, Auto):
+        raise LabelError(f"{detector.name} has held nothing out")
+    folds = settings.folds or FOLDS["vectors" if len(data.sample_shape) == 1 else "images"]
+    counts = [int((data.labeled_y == label).sum()) for label in (1, -1)]
+    if min(counts) < settings.fewest:
+        few = "{} normal and {} anomalous labels".format(*counts)
+        raise LabelError(f"{few}; from {settings.fewest} of each on some can be held out")
+    if len(data.unlabeled) < 2 * folds:
+        raise LabelError(f"only {len(data.unlabeled)} unlabeled samples")
+    log.info("cross-fitting: %d trainings, each without a part of the samples", folds)
+    if isinstance(spec.plain["trainer"].get("strategy"), dict):  # several processes, of which the others are gone
+        one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+        spec = replace(spec, plain={**spec.plain, "trainer": {**spec.plain["trainer"], **one}})
+    return cross_fit(spec, data, folds)
+
+
+def _percent(value: Interval) -> str:
+    mean, low, high = (f"{100 * part:.2g}" if part < 0.1 else f"{100 * part:.0f}" for part in value)
+    return f"{mean} % (95 % interval {low} to {high} %)"
+
+
+def _named(key: str, value: Interval) -> dict[str, float]:
+    return {key: value.mean, f"{key}_low": value.low, f"{key}_high": value.high}
+
+
+def _proportion(count: int, n: int, z: float = 1.96) -> Interval:
+    """A proportion with its 95 % interval, that of Wilson (1927), which stays in [0, 1]."""
+    share = count / n
+    center, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(share, (center - half) / (1 + z * z / n), (center + half) / (1 + z * z / n))

@@ -1,0 +1,118 @@
+"""The threshold of a run: by labels that were held out, by what a person says, or assumed, and what is said of it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import elite_pl
+
+OWN = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "threads=1")
+TREES = ("method=extra_trees", "method.trees=20")
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Writes two clouds with 10 labels of each, or other numbers; a tenth of 600 is in the second one. Returns x."""
+
+    def made(normal=10, anomalous=10):
+        rng = np.random.default_rng(0)
+        x = np.concatenate([rng.normal(0, 1, (540, 4)), rng.normal(2, 1, (60, 4))])
+        y = np.zeros(600, dtype=int)
+        y[:normal], y[540 : 540 + anomalous] = 1, -1
+        np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+        return x
+
+    return made
+
+
+def read(outcome):
+    assert outcome.code == 0, outcome.err
+    with open(outcome.directory / "audit.csv", newline="") as file:
+        audit = list(csv.DictReader(file))
+    return json.loads((outcome.directory / "metrics.json").read_text()), audit
+
+
+def test_labels_that_were_held_out_choose_the_threshold(command, own):
+    x = own()
+    outcome = command(*OWN, *TREES)
+    found, audit = read(outcome)
+    hidden = 50 / 580
+    assert found["audit/hidden_share_low"] < hidden < found["audit/hidden_share_high"]
+    assert found["threshold/alarms_low"] < found["threshold/alarms"] < found["threshold/alarms_high"]
+    assert 0.5 < found["threshold/alarms"] / hidden < 1.5
+    assert found["crossfit/folds"] == 5 and found["labeled/auroc_cross_fitted"] > 0.8
+    assert f"threshold {found['threshold']:.4g} (cost): flags about" in outcome.err
+    assert "hidden anomalies: about" in outcome.err and "20 labels that were held out" in outcome.err
+
+    detector = elite_pl.load(outcome.directory / "detector.pt")
+    assert detector.threshold == found["threshold"] and detector.alarms == found["threshold/alarms"]
+    probability = detector.probability(x)
+    assert (np.diff(probability[np.argsort(detector.score(x))]) >= 0).all()
+    assert ((probability > 0.5) == (detector.predict(x) < 0)).mean() > 0.98  # equal costs; some tie
+    index = [int(row["index"]) for row in audit]
+    np.testing.assert_allclose([float(row["probability"]) for row in audit], probability[index], atol=1e-6)
+    assert [row["verdict"] == "anomaly" for row in audit] == (detector.predict(x)[index] < 0).tolist()
+    for kind, labeled in (("normal", slice(0, 10)), ("anomaly", slice(540, 550))):
+        nearest = np.linalg.norm(x[index][:, None] - x[labeled], axis=2).argmin(1) + labeled.start
+        assert np.mean([int(row[f"nearest_{kind}"]) for row in audit] == nearest) > 0.9  # features are scaled there
+    fitted = command(*OWN, *TREES, "threshold=fitted")
+    assert read(fitted)[0]["threshold/scores"] == "fitted" and read(fitted)[1][0]["probability"] == ""
+    assert fitted.directory != outcome.directory
+    with pytest.raises(ValueError, match="no probabilities"):
+        elite_pl.load(fitted.directory / "detector.pt").probability(x)
+
+
+def test_other_rules_flag_more_or_fewer(command, own):
+    own()
+    few = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination"))[0]
+    assert few["threshold/alarms"] == pytest.approx(few["audit/hidden_share"], abs=0.05)  # some tie
+    more = read(
+        command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination", "threshold.contamination=0.3")
+    )[0]
+    assert more["threshold/alarms"] == pytest.approx(0.3, abs=0.05)
+    rate = read(
+        command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=false_alarm_rate", "threshold.false_alarm_rate=0.2")
+    )[0]
+    assert 0.2 < rate["threshold/alarms"] < 0.3
+
+
+@pytest.mark.parametrize(
+    "labels, more, words",
+    [
+        ((3, 10), (), "the best cut between labels that were trained on"),
+        ((10, 0), (), "5 % of the unlabeled samples are above it"),
+        ((0, 0), ("threshold.rule=contamination", "threshold.contamination=0.1"), "10.0% of the unlabeled samples"),
+    ],
+)
+def test_few_labels_are_not_held_out(command, own, labels, more, words):
+    own(*labels)
+    method = TREES if min(labels) else ("method=isolation_forest", "method.trees=10")
+    outcome = command(*OWN, *method, *more)
+    found, audit = read(outcome)
+    assert words in outcome.err and "can be held out" in outcome.err
+    assert found["threshold/scores"] == "fitted" and "crossfit/seconds" not in found
+    if more:
+        assert [row["verdict"] for row in audit].count("anomaly") == 60
+
+
+def test_a_study_with_class_labels_may_cross_fit_too(command):
+    found, audit = read(command(*TREES, "label_ratio=0.2", "pollution=0.3", "threshold=crossfit"))
+    assert found["threshold/scores"] == "cross_fitted" and audit[0]["probability"]
+    assert found["audit/precision_at_50"] > 0.2 and found["audit/precision_at_hidden"] > 0.2
+
+
+@pytest.mark.parametrize(
+    "typed, right",
+    [
+        ("threshold.rule=best", "threshold.rule=best: must be cost, false_alarm_rate or contamination"),
+        ("threshold.cost_missed=0", "threshold.cost_missed=0: must be a positive, finite number"),
+        ("threshold.contamination=2", "threshold.contamination=2: must be a number from 0 to 1"),
+        ("threshold.folds=1", "threshold.folds=1: must be a whole number of at least 2"),
+        ("+threshold.quantile=0.1", "threshold.quantile: there is no such key"),
+    ],
+)
+def test_a_rule_that_means_nothing(command, typed, right):
+    outcome = command(typed)
+    assert outcome.code == 2 and right in outcome.err and outcome.err.count("\n") == 1
