@@ -10,10 +10,10 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench map install-check pins clean
+.PHONY: help setup demo test coverage lowest python3.12 python3.13 lint format bench map docs results install-check pins clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.% -]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the environment alone; PYTHON=python3.12 for another Python
 
@@ -34,6 +34,19 @@ demo: $(READY) ## ELITE and two rivals on digits of which half are anomalies: 27
 
 test: $(READY) ## all tests, two at a time; ARGS="-k digits -n 0" goes to pytest
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+coverage: $(READY) ## the fast tests, with the share of lines and branches that they reach
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+
+lowest: $(READY) ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -n 2 $(ARGS)
+
+python3.12: ## the fast tests with Python 3.12, where it is installed, in .venv-python3.12
+python3.13: ## the same with Python 3.13
+python3.12 python3.13:
+	$(MAKE) test PYTHON=$@ VENV=.venv-$@
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -62,6 +75,13 @@ install-check: $(READY) ## the wheel with its dependencies in an environment of 
 map: $(READY) ## docs/packages.md, the packages and who imports whom
 	$(BIN)/python docs/packages.py
 
+docs: $(READY) ## the documentation as HTML, docs/_build/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo docs/_build/index.html
+
+results: $(READY) ## the tables of benchmarks/results/, from the committed cells
+	$(BIN)/python docs/results.py
+
 pins: $(READY) ## resolve requirements.txt anew from pyproject.toml
 	{ sed -n '/^#/p' requirements.txt; \
 	  $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra dev --universal --python-version 3.11 \
@@ -69,5 +89,5 @@ pins: $(READY) ## resolve requirements.txt anew from pyproject.toml
 	mv requirements.tmp requirements.txt
 
 clean: ## remove the environment, caches and outputs/demo; other runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs/demo
+	rm -rf .venv .venv-* build dist docs/_build docs/api docs/results *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -183,7 +183,7 @@ def main() -> None:
 
 Target: at most {TARGET} on the MNIST LeNet (batch 128, 20 labeled samples, random pixels). On digits (batch 32, 10
 labeled samples) four steps carry all that an epoch costs. Both loops make the same `elite_svdd` steps and end with the
-same weights, which is checked; they take turns, an epoch each, on one thread. A ratio is that of two neighbouring
+same weights, which is checked; they take turns, an epoch each, on one thread. A ratio is that of two neighboring
 epochs.
 
 {chr(10).join(lines)}

@@ -24,11 +24,21 @@ ROOMS = {
 COMMANDS = {"train", "search", "score", "audit", "export"}  # and `report.__main__`
 
 HEAD = """\
-# Rooms
+# How the code is laid out
+
+The package is built in layers: a module imports from its own layer and from those below it, never upward, and a test
+says so. Lightning stays out of `algorithm`, `models` and the arrays of `data`; Hydra is in `config.py`, `cli.py`,
+`studies` and the commands; to load a detector and score with it takes torch and NumPy alone. Configurations are in
+`conf/`, and a node of them holds exactly the arguments of a constructor. Tests are in folders named as the packages.
 
 Drawn from the imports by `make map`; a test says when it is out of date. An arrow points to what is imported, with the
 number of imports; everything also stands on the ground: {ground}.
 """
+
+WHERE = {
+    "ground": "`elite_pl/*.py`",
+    "commands": "`train.py`, `search.py`, `score.py`, `audit.py`, `export.py`, `report/__main__.py`",
+}
 
 
 def build_graph() -> grimp.ImportGraph:
@@ -59,7 +69,7 @@ def arrows(graph: grimp.ImportGraph) -> Counter[tuple[str, str]]:
 
 
 def diagram() -> str:
-    """The page: a Mermaid diagram, which GitHub and most editors draw."""
+    """The page: a Mermaid diagram, which GitHub and most editors draw, and the same as a table."""
     lines = [HEAD.format(ground=ROOMS["ground"]), "```mermaid", "flowchart TD"]
     shown = [name for name in reversed(ROOMS) if name != "ground"]
     lines += [f'    {name}["<b>{name}</b><br>{ROOMS[name]}"]' for name in shown]
@@ -68,7 +78,11 @@ def diagram() -> str:
     for (a, b), count in sorted(found.items(), key=lambda item: (-order(item[0][0]), -order(item[0][1]))):
         if b != "ground":
             lines.append(f"    {a} -->|{count}| {b}")
-    return "\n".join([*lines, "```", ""])
+    lines += ["```", "", "| layer | files | what it has | imports from |", "|---|---|---|---|"]
+    for name in reversed(ROOMS):
+        below = [f"{other} ({found[name, other]})" for other in reversed(ROOMS) if found[name, other]]
+        lines.append(f"| {name} | {WHERE.get(name, f'`elite_pl/{name}/`')} | {ROOMS[name]} | {', '.join(below)} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

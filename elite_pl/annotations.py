@@ -1,4 +1,4 @@
-"""What a function takes, by its annotations: types, choices (`Literal`) and ranges (`Range`), checked in one place.
+"""Checks arguments by their annotations: types, choices (`Literal`) and ranges (`Range`), in one place.
 
 Methods, scores, networks and splits are under `checked`: who calls them reads in their own words what is wrong with an
 argument. A configuration is compared by the same `check`, which names its keys (`config.instantiate`).
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Range:
-    """Which values of a type are allowed: `Annotated[float, Range("a number above 1", lambda value: value > 1)]`.
+    """The allowed values of a type: `Annotated[float, Range("a number above 1", lambda value: value > 1)]`.
 
     Attributes:
         words: What a value must be.
@@ -84,7 +84,7 @@ def argument_kinds(target: Any) -> dict[str, Any]:
 
 
 def is_of(value: Any, kind: Any) -> bool:
-    """Whether a value may be meant for an annotation; what is not plain is none of our business.
+    """Whether a value fits an annotation; annotations of other kinds are not checked.
 
     >>> is_of([128, 64], tuple[int, ...]), is_of(True, int | None), is_of(0.0, Positive)
     (True, False, False)
@@ -105,14 +105,14 @@ def is_of(value: Any, kind: Any) -> bool:
 
 
 def _words(*kinds: Any) -> str:
-    """What a value of one of some kinds is called."""
+    """A description of the values that any of several kinds allow."""
     *others, last = dict.fromkeys(word for kind in kinds for word in _alternatives(kind))
     pause = "," if any(" " in word for word in others) else ""
     return f"{', '.join(others)}{pause} or {last}" if others else last
 
 
 def _alternatives(kind: Any) -> list[str]:
-    """What the alternatives of a kind are called, each of them."""
+    """A description of each alternative of a kind."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         said = [part for part in parts if part in _CALLED or get_origin(part)] or parts  # a class says little

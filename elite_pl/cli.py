@@ -1,4 +1,4 @@
-"""What the commands share: one line for whatever is wrong, exit codes, quiet libraries. Light, so that help is fast."""
+"""Shared by the commands: errors on one line, exit codes, quiet libraries. Imports little, so that help is fast."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def exit_codes() -> Iterator[None]:
 
 
 def exit_code(error: BaseException) -> int | None:
-    """What a command exits with: 2 for bad input, 1 for what went wrong while running, None for a fault of ours."""
+    """The exit code for an error: 2 for bad input, 1 for a failure while running, None for a bug of ours."""
     if isinstance(error, TrainingError) or full_disk(error):
         return 1
     return 2 if isinstance(error, (*BAD_INPUT, OSError)) or _of_hydra(error) else None
 
 
 def _of_hydra(error: BaseException) -> bool:
-    """Whether Hydra stumbled over what was typed in a way for which it has no class of errors."""
+    """Whether Hydra failed on the command line with an error that has no class of its own."""
     packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
     ours_or_theirs = [name for name in packages if name in ("elite_pl", "hydra", "omegaconf")]
     return bool(ours_or_theirs) and ours_or_theirs[-1] != "elite_pl"
 
 
 def arguments() -> list[str]:
-    """What was typed, Hydra's options last: its parser takes no overrides on both sides of one.
+    """The arguments with Hydra's options last: its parser takes no overrides on both sides of one.
 
     Raises:
         InputError: If there is no such option, or it could run code.
@@ -105,7 +105,7 @@ def log_to_stderr() -> None:
 
 
 def quiet_runs(quiet: bool) -> None:
-    """Whether what single runs tell is left out, as in a sweep, which has one line a run."""
+    """Whether messages of single runs are left out, as in a sweep, which has one line a run."""
     for name in ("runs.run", "progress"):
         logging.getLogger(f"elite_pl.{name}").setLevel(logging.WARNING if quiet else logging.NOTSET)
 
@@ -116,7 +116,7 @@ def silence_advice() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, on one line; of Hydra's and OmegaConf's errors what a user needs of them."""
+    """The error on one line; of Hydra's and OmegaConf's errors, the part that helps a user."""
     typed = isinstance(error, HydraException | OmegaConfBaseException)
     if not typed and (isinstance(error, OSError) or not _of_hydra(error)):
         return errors.one_line(error)
@@ -129,7 +129,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _explanation(error: BaseException) -> str:
-    """What is wrong with what was typed, from an error of Hydra or OmegaConf."""
+    """Explains an error of Hydra or OmegaConf in terms of the command line."""
     lines = [line.strip() for line in str(error).splitlines()] or [""]
     if lines[0].startswith("Config group override must be"):
         return _groups()
@@ -160,7 +160,7 @@ def _explanation(error: BaseException) -> str:
 
 
 def _groups() -> str:
-    """Which groups got a value that names none of their options."""
+    """The groups whose value names none of their options."""
     typed = OverridesParser.create().parse_overrides([text for text in sys.argv[1:] if not text.startswith("-")])
     groups = (*config.GROUPS, "experiment", "hydra", "")
     named = [o for o in typed if o.is_delete() or isinstance(o.value(), str | list)]

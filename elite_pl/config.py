@@ -317,7 +317,7 @@ def _argument(key: str, value: Any, kind: type) -> Any:
 
 
 def _made_by(annotation: Any) -> type:
-    """What is made by a callable of an annotation: by `Callable[..., Score] | None`, a `Score`."""
+    """The return type of an annotated callable: of `Callable[..., Score] | None`, `Score`."""
     for part in (annotation, *get_args(annotation)):
         if get_origin(part) is Callable and isinstance(made := get_args(part)[1], type):
             return made

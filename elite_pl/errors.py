@@ -59,12 +59,12 @@ def input_errors(
 
 
 def full_disk(error: BaseException) -> bool:
-    """Whether it is the disk (or what one may use of it) that is full: nothing of what was typed is wrong then."""
+    """Whether the disk (or a quota) is full: the input is not wrong then."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def foreseen(error: BaseException) -> bool:
-    """Whether one line says all that there is to say: where it went wrong is of no interest."""
+    """Whether one line says everything, so that a traceback would not help."""
     named_file = isinstance(error, OSError) and error.filename is not None
     return isinstance(error, InputError | TrainingError) or named_file or full_disk(error)
 

@@ -55,7 +55,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def _refusal(error: BaseException, temporary: Path) -> OSError | None:
-    """What the operating system has against a file that could not be written; None if something else went wrong."""
+    """The operating system's reason why a file could not be written; None if something else went wrong."""
     if isinstance(error, OSError):
         return error if error.errno and error.filename in (None, str(temporary)) else None
     if isinstance(error, RuntimeError) and re.search("inline_container|iostream", str(error)):  # PyTorch says no more

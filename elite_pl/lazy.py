@@ -8,7 +8,7 @@ from typing import Any
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """What a package takes for its `__getattr__` and `__dir__`.
+    """Makes the `__getattr__` and `__dir__` of a package.
 
     So `elite_pl.models.Hypersphere` does not say which file has it, and a package costs nothing to import. The stub
     beside the package is the one list of its names, for this function as for type checkers.

@@ -1,4 +1,4 @@
-"""How long a long loop will take, and how far it is."""
+"""Progress of a long loop, and the time that it will still take."""
 
 import logging
 import sys

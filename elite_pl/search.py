@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """What is fixed, and what is searched, each as it was typed.
+    """Splits overrides into those that are fixed and those that are searched, each as it was typed.
 
     Raises:
         InputError: If nothing is searched, or a key of the study itself is.
@@ -122,7 +122,7 @@ def check(spec: RunSpec, folds: int) -> None:
         InputError: If data, detector or trainer cannot be made of it, or a kind has fewer labeled samples than folds.
     """
     from elite_pl.data import splits
-    from elite_pl.runs import build, launch
+    from elite_pl.runs import build, callbacks, launch
 
     build.use_threads(spec.config)
     data = build.make_data(spec.config)
@@ -132,7 +132,7 @@ def check(spec: RunSpec, folds: int) -> None:
             raise LabelError(f"{fewest} labeled samples of a kind make no {folds} folds")
     fold = data.under(splits.hold_out(data.split, 0, folds)[0])
     build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), fold)
-    build.make_trainer(spec, build.History(Path()))
+    build.make_trainer(spec, callbacks.History(Path()))
     if launch.takes_processes(spec):
         raise InputError(f"trainer.devices={spec.plain['trainer']['devices']}: a search takes one process; use 1")
 

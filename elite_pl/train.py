@@ -47,7 +47,7 @@ def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
 
 
 def failure(error: Exception, begun: RunSpec | None) -> Outcome:
-    """What an exception makes of a run.
+    """The outcome of a run that raised an exception.
 
     Args:
         error: The exception.

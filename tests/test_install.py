@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it runs by itself, from an empty directory."""
+"""Source archive and wheel: what is in them, and that the wheel runs by itself, from an empty directory."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ PROJECT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Builds the wheel, from a copy so that nothing is left in the project."""
+    """Builds the wheel from the source archive, from a copy so that nothing is left in the project."""
     copy, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, copy)
     for name in ("elite_pl", "conf"):
         shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = out.glob("*.whl")

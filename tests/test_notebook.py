@@ -25,7 +25,7 @@ def test_from_a_study_to_figure_3():
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(FOLDER)}}).execute()
     shown = [output.get("data", {}) for cell in notebook.cells if "outputs" in cell for output in cell.outputs]
     text = " ".join(" ".join(data.get("text/plain", "") for data in shown).split())
-    assert "elite_svdd 94.4 94.7 94.8" in text and "deep_sad 94.6 93.9 92.9" in text  # as in fig3_pollution/table.md
+    assert "elite_svdd 94.4 94.7 94.8" in text and "deep_sad 94.6 93.9 92.9" in text  # as in the page of fig3_pollution
     assert "ssad 0.3 0.9 1.2 1.1 1.3 0.2" in text  # ELITE is ahead, with its standard error, on Fashion-MNIST
     assert "image/png" in shown[-1]
 

@@ -34,7 +34,7 @@ State = dict[str, Tensor]  # weights, buffers or directions by name
 
 
 class Inference(NamedTuple):
-    """What one step infers from its unlabeled batch of n and labeled batch of m samples.
+    """The result of one step on an unlabeled batch of n and a labeled batch of m samples.
 
     Attributes:
         score: Ω of the unlabeled batch, shape (n,), with its reverse graph.
@@ -182,10 +182,10 @@ def infer(
     Args:
         score: Ω of the batch, shape (..., n).
         d: `<v, ∇Ω_i>`, shape (..., n).
-        v: What `labeled_gradient` returned, and so are the next two.
+        v: Returned by `labeled_gradient`, as are the next two.
         labeled_score: Ω of the labeled batch.
         labeled_loss: L_v.
-        learning_rate: η_θ, as of `jvp`, and so are the others.
+        learning_rate: η_θ; this and the others are as in `jvp`.
         meta_scale: η_M.
         weights: The rule of α.
         contamination: The rule of ŷ.

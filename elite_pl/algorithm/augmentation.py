@@ -18,7 +18,7 @@ from elite_pl.annotations import Count, NotNegative, Share, argument_kinds, chec
 
 
 class Augmentation(ABC):
-    """What changes samples at random."""
+    """Random changes of samples."""
 
     test_views: int
 
@@ -27,7 +27,7 @@ class Augmentation(ABC):
 
     @abstractmethod
     def width(self, sample_shape: tuple[int, ...]) -> int:
-        """How many random numbers change a sample of this shape."""
+        """Number of random numbers that change a sample of this shape."""
 
     @abstractmethod
     def apply(self, sample: Tensor, draws: Tensor) -> Tensor:

@@ -1,21 +1,21 @@
-"""How many of the unlabeled samples are anomalies, estimated from the scores of a few labeled ones. Torch only."""
+"""Estimates the share of anomalies among unlabeled samples from the scores of a few labeled ones. Torch only."""
 
 import math
 
 import torch
 from torch import Tensor
 
-STEPS, TOLERANCE = 1000, 1e-6  # of expectation maximisation
+STEPS, TOLERANCE = 1000, 1e-6  # of expectation maximization
 
 
 def estimate(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
     """The share of anomalies among unlabeled samples, as the proportion of a mixture.
 
-    α maximises the likelihood of the unlabeled scores under `(1 - α) p_n(s) + α p_a(s)`, where p_n and p_a are the
+    α maximizes the likelihood of the unlabeled scores under `(1 - α) p_n(s) + α p_a(s)`, where p_n and p_a are the
     densities of the labeled scores of each class, by Gaussian kernels whose bandwidth is the range of those scores over
     m. So the labeled samples must be a random draw of each class, but the classes' shares among them may be any.
 
-    Source: expectation maximisation for a change of class priors, Saerens et al., "Adjusting the Outputs of a
+    Source: expectation maximization for a change of class priors, Saerens et al., "Adjusting the Outputs of a
     Classifier to New a Priori Probabilities", Neural Computation 2002. SOEL has importance weights p(s) / q(s) in its
     place, which undo that samples were chosen by their scores; where they were chosen by class, as here, those draw the
     estimate towards 1/2. The bandwidth is SOEL's: Li et al., "Deep Anomaly Detection under Labeling Budget

@@ -8,6 +8,7 @@ integers, and anything that has no ROC AUC is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ class _RankMetric(Metric):
     is_anomaly: list[Tensor]
     function: Callable[[Tensor, Tensor], float]
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("is_anomaly", default=[], dist_reduce_fx="cat")

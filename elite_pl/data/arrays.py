@@ -137,7 +137,7 @@ def resolve_class(normal_class: int | str, arrays: Arrays) -> int:
 
 
 def to_array(name: str, values: Any) -> np.ndarray:
-    """What a Python user calls an array: NumPy's, a tensor on any device, lists, a data frame.
+    """Converts what Python users pass as arrays: NumPy's, a tensor on any device, lists, a data frame.
 
     Args:
         name: What it is called in the message.

@@ -20,7 +20,7 @@ NORMAL_QUARTILE = 0.6745  # half the distance of the quartiles of a normal distr
 
 
 def kind_of(name: str, values: np.ndarray) -> str:
-    """What a column holds: `"numbers"`, `"dates"` or `"words"`.
+    """The kind of a column: `"numbers"`, `"dates"` or `"words"`.
 
     Raises:
         ValueError: If it is something else.
@@ -80,7 +80,7 @@ class Numbers:
 
     @property
     def features(self) -> list[str]:
-        """What its features are called."""
+        """Names of its features."""
         return [self.name, f"{self.name} missing"] if self.missing else [self.name]
 
     def transform(self, values: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ class Words:
 
     @property
     def features(self) -> list[str]:
-        """What its features are called."""
+        """Names of its features."""
         return [*(f"{self.name}={word}" for word in (*self.categories, "…")), *[f"{self.name} missing"] * self.missing]
 
     def transform(self, values: np.ndarray) -> np.ndarray:
@@ -202,12 +202,12 @@ class Encoding:
 
     @property
     def features(self) -> list[str]:
-        """What the features are called, in their order."""
+        """Names of the features, in their order."""
         return [feature for column in self.columns for feature in column.features]
 
     @property
     def kinds(self) -> dict[str, str]:
-        """What the columns that it reads hold, by name: see `kind_of`."""
+        """The kinds of the columns that it reads, by name: see `kind_of`."""
         return {column.name: column.kind for column in self.columns}
 
     def unknown(self, names: Iterable[str]) -> list[str]:
@@ -262,7 +262,7 @@ class Encoding:
 
 
 def _number_rows(numbers: np.ndarray) -> bool:
-    """Whether different numbers are whole ones with few gaps, as what is left when some rows were put aside."""
+    """Whether different numbers are whole ones with few gaps, such as row numbers after some rows were put aside."""
     return len(numbers) >= 20 and bool((numbers == np.floor(numbers)).all() and np.ptp(numbers) < 2 * len(numbers))
 
 

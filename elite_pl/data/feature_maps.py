@@ -19,7 +19,7 @@ Bins = Annotated[int, Range("a power of 2 up to 256, or 0", lambda value: value 
 class FeatureMap(nn.Module):
     """Maps vectors x, feature by feature, to parts that stand side by side, multiplied by one factor.
 
-    The parts are x standardised, clipped at `FAR`; what x would be if the feature were Gaussian, from its quantiles,
+    The parts are x standardized, clipped at `FAR`; what x would be if the feature were Gaussian, from its quantiles,
     clipped at `RARE`; and the piecewise linear encoding of x over bins between quantiles, times `HALF`: for each bin
     0 below it, 1 above it, and linear within. A feature that was constant in training has no bins.
 

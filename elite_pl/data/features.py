@@ -28,7 +28,7 @@ BATCH = 16  # images; a batch is always full, because the last digits of a convo
 
 
 class Network(Protocol):
-    """What computes features: maps images (n, channels, height, width), float32 in [0, 1], to features (n, k).
+    """A feature extractor: maps images (n, channels, height, width), float32 in [0, 1], to features (n, k).
 
     Attributes:
         outputs: k.
@@ -57,7 +57,7 @@ class FrozenFeatures(nn.Module):
         self.eval()
 
     def to_plain(self) -> dict[str, Any]:
-        """What tells these features from any other, the SHA-256 of the weights in the place of these."""
+        """An identity of these features, with the SHA-256 of the weights in their place."""
         return {**self.network.identity, "size": self.images.size, "scale": float(self.images.scale)}
 
     def train(self, mode: bool = True) -> Self:

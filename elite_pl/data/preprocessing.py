@@ -24,11 +24,11 @@ Pair = Annotated[Sequence[float], Range("[mean, standard deviation > 0] of the p
 
 
 class Preprocessing(NamedTuple):
-    """Resizing, contrast normalisation, `(x - shift) / scale`, and a feature map.
+    """Resizing, contrast normalization, `(x - shift) / scale`, and a feature map.
 
     Attributes:
         size: Pixels of the sides that images are resized to; None leaves them as they are.
-        contrast: Whether the contrast of each image is normalised; see `contrast_normalised`.
+        contrast: Whether the contrast of each image is normalized; see `contrast_normalized`.
         shift: A number, or one per feature: shape () or (features,).
         scale: As `shift`.
         feature_map: What maps samples to those that methods see in their place; None for themselves.
@@ -45,14 +45,14 @@ class Preprocessing(NamedTuple):
         return self.contrast or (self.size is not None and shape[2:] != (self.size, self.size))
 
     def once(self, values: np.ndarray | Tensor) -> Tensor:
-        """What is done to samples once, before they are put on the device: values (n, ...) to a tensor (n, ...)."""
+        """The part that is done once, before samples go to the device: values (n, ...) to a tensor (n, ...)."""
         samples = torch.as_tensor(values)
         if self.size is not None and samples.shape[2:] != (self.size, self.size):
             samples = resized(samples, self.size)
-        return contrast_normalised(samples.to(self.shift.dtype)) if self.contrast else samples
+        return contrast_normalized(samples.to(self.shift.dtype)) if self.contrast else samples
 
     def scaled(self, samples: Tensor) -> Tensor:
-        """What is done to each batch when it is gathered: samples (n, ...) to floats (n, ...)."""
+        """The part that is done to each batch when it is gathered: samples (n, ...) to floats (n, ...)."""
         scaled = (samples.to(self.shift.dtype) - self.shift) / self.scale
         return scaled if self.feature_map is None else self.feature_map(scaled)
 
@@ -66,14 +66,14 @@ class Preprocessing(NamedTuple):
 def preprocessing(
     training: np.ndarray | Rows, size: Size | None, scaling: Literal["unit", "gcn", "standard"] | Pair
 ) -> Preprocessing:
-    """What a data set's samples need.
+    """The preprocessing that a data set's samples need.
 
     Args:
         training: All training samples as stored, shape (n, ...).
         size: Pixels of the sides that images are resized to; None leaves them as they are.
         scaling: `"unit"`: pixels (uint8) become [0, 1], floats that lie there stay as they are, other vectors are
-            standardised feature by feature with mean and standard deviation of the training samples. `"standard"`: as
-            `"unit"`, and vectors are standardised wherever they lie. `"gcn"`: global contrast normalisation, then the
+            standardized feature by feature with mean and standard deviation of the training samples. `"standard"`: as
+            `"unit"`, and vectors are standardized wherever they lie. `"gcn"`: global contrast normalization, then the
             smallest and largest value in the training samples become 0 and 1, as in Ruff et al., "Deep One-Class
             Classification", ICML 2018. A pair of numbers: mean and standard deviation of pixels in [0, 1].
 
@@ -135,8 +135,8 @@ def _check_memory(images: Tensor, size: int) -> None:
         raise ValueError(f"size={size}: {rule}")
 
 
-def contrast_normalised(images: Tensor) -> Tensor:
-    """Global contrast normalisation: each image, less its mean, divided by its mean absolute value.
+def contrast_normalized(images: Tensor) -> Tensor:
+    """Global contrast normalization: each image, less its mean, divided by its mean absolute value.
 
     Args:
         images: Floats, shape (n, ...).

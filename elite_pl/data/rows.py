@@ -38,7 +38,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """What all of them take in memory."""
+        """Memory that all of them take."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def slices(self) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What samples were like in training, so that others are not scored in silence. NumPy only."""
+"""The format of the training samples, so that samples of another format are refused. NumPy only."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SampleFormat(NamedTuple):
         return len(ours) == len(shape) and all(a in (None, b) for a, b in zip(ours, shape, strict=True))
 
     def _hint(self, shape: tuple[int, ...]) -> str:
-        """What may have happened to an array of another shape."""
+        """A likely reason why an array has another shape."""
         if self._fits(shape):
             return "; x[None] makes an array of one sample"
         if len(shape) == 4 and self.channels_last and self._fits((*shape[2:], shape[1])):
@@ -83,7 +83,7 @@ class SampleFormat(NamedTuple):
 
 
 def values_of(samples: np.ndarray) -> str:
-    """What the values of samples are, one of `VALUES`; of images the type decides."""
+    """The kind of values of samples, one of `VALUES`; of images the type decides."""
     if samples.dtype == np.uint8:
         return "whole"
     if samples.ndim > 2:

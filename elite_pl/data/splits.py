@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -241,7 +241,7 @@ def describe_classes(y: np.ndarray, class_names: Sequence[str] | None = None, li
 
 @dataclass(frozen=True)
 class _Stock:
-    """What the training part holds, what a request takes from it, and which requests it can serve.
+    """The stock of the training part: how much a request takes from it, and which requests it can serve.
 
     All counts broadcast, so that the search for values that work is the check itself over an array.
     """
@@ -250,7 +250,9 @@ class _Stock:
     anomalous: int
     labeled_from: str
 
-    def counts(self, pollution, label_ratio, n_train):
+    def counts(
+        self, pollution: float | np.ndarray, label_ratio: float | np.ndarray, n_train: float | np.ndarray | None
+    ) -> tuple[Any, Any, Any]:
         """Return the numbers of normal samples, of anomalies, and of labeled samples of each kind."""
         if n_train is None:
             n_normal, n_anomalous = self.normal, _floor(pollution * self.normal / (1 - pollution))
@@ -259,7 +261,7 @@ class _Stock:
             n_normal = n_train - n_anomalous
         return n_normal, n_anomalous, _floor(label_ratio * (n_normal + n_anomalous) / 2)
 
-    def conditions(self, counts, wants_labels):
+    def conditions(self, counts: tuple[Any, Any, Any], wants_labels: bool) -> tuple[Any, ...]:
         """Return what must hold, in the order of the messages of `explain`."""
         n_normal, n_anomalous, k = counts
         inside, outside = (k, 0 * k) if self.labeled_from == "inside" else (0 * k, k)
@@ -272,7 +274,7 @@ class _Stock:
             n_normal + n_anomalous - 2 * inside >= 2,
         )
 
-    def serves(self, counts, wants_labels):
+    def serves(self, counts: tuple[Any, Any, Any], wants_labels: bool) -> np.ndarray:
         """Tell whether all conditions hold."""
         return np.logical_and.reduce(np.broadcast_arrays(*self.conditions(counts, wants_labels)))
 
@@ -329,7 +331,7 @@ class _Stock:
         return found
 
 
-def _floor(value):
+def _floor(value: float | np.ndarray) -> Any:
     """Round down, forgiving the error of binary fractions: 0.29 * 100 is 29."""
     return np.floor(np.asarray(value) + 1e-9).astype(np.int64)
 

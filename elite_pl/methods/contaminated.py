@@ -1,4 +1,4 @@
-"""What the methods share that must know how many of the unlabeled samples are anomalies."""
+"""Base of the methods that must know how many of the unlabeled samples are anomalies."""
 
 import logging
 from typing import Any, Literal
@@ -58,7 +58,7 @@ class Contaminated(Detector):
 
     @property
     def warming_up(self) -> bool:
-        """Whether the method itself has not begun yet."""
+        """Whether the warm-up is still going on."""
         return self.current_epoch < self.warm_up
 
     def check(self, data: PollutedData) -> None:

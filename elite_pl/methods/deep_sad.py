@@ -11,7 +11,7 @@ from elite_pl.methods.base import Detector, risen
 
 
 class DeepSad(Detector):
-    """Minimises the mean score of the unlabeled samples plus the loss of the labeled ones (Eq. 3 of the ELITE paper).
+    """Minimizes the mean score of the unlabeled samples plus the loss of the labeled ones (Eq. 3 of the ELITE paper).
 
     Source: Ruff et al., "Deep Semi-Supervised Anomaly Detection", ICLR 2020, arXiv 1906.02694; the paper's η is 1.
 

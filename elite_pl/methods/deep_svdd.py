@@ -7,7 +7,7 @@ from elite_pl.methods.base import Detector
 
 
 class DeepSvdd(Detector):
-    """Minimises the mean score of the unlabeled samples.
+    """Minimizes the mean score of the unlabeled samples.
 
     Source: Eq. 2 of the ELITE paper, after Ruff et al., "Deep One-Class Classification", ICML 2018.
     """

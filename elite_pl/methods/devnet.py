@@ -13,7 +13,7 @@ from elite_pl.methods.base import Detector
 
 
 class DevNet(Detector):
-    """Minimises the deviation loss, with unlabeled samples taken for normal, in batches that anomalies are half of.
+    """Minimizes the deviation loss, with unlabeled samples taken for normal, in batches that anomalies are half of.
 
     Source: Pang et al., "Deep Anomaly Detection with Deviation Networks", KDD 2019. The paper has no labeled normal
     samples, here they join the unlabeled batch.

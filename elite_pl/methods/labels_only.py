@@ -11,7 +11,7 @@ from elite_pl.methods.base import Detector
 
 
 class LabelsOnly(Detector):
-    """Minimises the hinge (Eq. 4) of the labeled samples, in as many steps as the other methods take.
+    """Minimizes the hinge (Eq. 4) of the labeled samples, in as many steps as the other methods take.
 
     It never trains on an unlabeled sample, so its running statistics are measured over all training samples before it
     scores anything.

@@ -13,14 +13,14 @@ from elite_pl.models.fitted import Linear
 
 
 class LogisticRegression(ShallowDetector):
-    """scikit-learn's logistic regression, class-balanced, on features that are standardised over all training samples.
+    """scikit-learn's logistic regression, class-balanced, on features that are standardized over all training samples.
 
     `min λ/2 ||w||² + Σ_j c_j log(1 + exp(y_j (<w, z_j> + b)))`, with c such that both kinds of labels weigh the same;
     Ω is the decision function `<w, z> + b`, as a function of the sample itself.
 
     Args:
         penalty: λ > 0.
-        components: How many principal components of the standardised features take their place; None for none.
+        components: How many principal components of the standardized features take their place; None for none.
         **detector: See `ShallowDetector`.
     """
 

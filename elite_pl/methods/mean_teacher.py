@@ -13,7 +13,7 @@ from elite_pl.methods.base import Detector
 
 
 class MeanTeacher(Detector):
-    """Minimises the hinge (Eq. 4) of the labeled samples and that of the unlabeled ones under the teacher's verdict.
+    """Minimizes the hinge (Eq. 4) of the labeled samples and that of the unlabeled ones under the teacher's verdict.
 
     The teacher is the network with averaged weights, in evaluation mode, on another view of each sample. Its score Ω'
     gives the chance of an anomaly, `p = σ((Ω' / C - threshold) / temperature)`; the sample's label is the sign of

@@ -8,7 +8,7 @@ from elite_pl.methods.base import Detector
 
 
 class Oracle(Detector):
-    """Minimises the hinge (Eq. 4) of the unlabeled samples under their true labels, which no real method knows.
+    """Minimizes the hinge (Eq. 4) of the unlabeled samples under their true labels, which no real method knows.
 
     Every sample counts the same: where anomalies are few it is no bound for methods that learn from balanced labels.
     """

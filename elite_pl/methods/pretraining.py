@@ -29,7 +29,7 @@ def pretrain(
 ) -> None:
     """Trains encoder and decoder to reproduce all training samples (mean squared error), without looking at labels.
 
-    The ELITE paper initialises "exactly as Deep SVDD does", and that pre-trains: Ruff et al., "Deep One-Class
+    The ELITE paper initializes "exactly as Deep SVDD does", and that pre-trains: Ruff et al., "Deep One-Class
     Classification", ICML 2018.
 
     Args:

@@ -8,7 +8,7 @@ from elite_pl.methods.contaminated import Contaminated
 
 
 class PuSvdd(Contaminated):
-    """Minimises the risk of `losses.positive_unlabeled`; it has no use for labeled normal samples.
+    """Minimizes the risk of `losses.positive_unlabeled`; it has no use for labeled normal samples.
 
     Source: Takahashi et al., "Deep Positive-Unlabeled Anomaly Detection for Contaminated Unlabeled Data", 2024,
     arXiv 2405.18929.

@@ -17,12 +17,12 @@ UPDATES = ("reconstruction", "orthogonality", "subspace")  # in the order of the
 
 
 class Rsrae(Detector):
-    """Minimises three losses of the unlabeled samples in turn, each with an optimizer of its own.
+    """Minimizes three losses of the unlabeled samples in turn, each with an optimizer of its own.
 
     The reconstruction error trains all weights, `||A Aᵀ - I||_F²` and `||y - Aᵀ A y||` the matrix A of the robust
     subspace recovery layer. As published all three updates follow on every batch; counted as three passes they would
     cost three times the budget of the other methods, which see a batch in one pass. So here, by default, each batch is
-    used for one of them, in turn: a step is a pass, and in as many epochs each loss is minimised a third as often.
+    used for one of them, in turn: a step is a pass, and in as many epochs each loss is minimized a third as often.
 
     Source: Lai et al., "Robust Subspace Recovery Layer for Unsupervised Anomaly Detection", ICLR 2020, arXiv
     1904.00152; the alternation of RSRAE, not the weighted sum of RSRAE+.

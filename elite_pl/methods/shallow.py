@@ -32,7 +32,7 @@ class ShallowDetector(BaseDetector):
         raise NotImplementedError
 
     def facts(self) -> dict[str, float]:
-        """What the fit has found."""
+        """The result of the fit."""
         return self.found
 
 

@@ -8,7 +8,7 @@ from elite_pl.methods.loe import LatentOutlierExposure
 
 
 class Soel(LatentOutlierExposure):
-    """Minimises LOE's loss of the unlabeled samples plus the mean loss of the labeled ones.
+    """Minimizes LOE's loss of the unlabeled samples plus the mean loss of the labeled ones.
 
     The paper also chooses the samples that are labeled, and takes one step on these and one on the unlabeled batch in
     turn; here the labels are those that all methods get, and one step has both.

@@ -10,7 +10,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-EPSILON = 1e-3  # of batch normalisation
+EPSILON = 1e-3  # of batch normalization
 NORMALISATION = ((127 / 255,) * 3, (128 / 255,) * 3)  # mean and deviation of pixels in [0, 1] that it was trained with
 FEATURES = 1280  # channels of the head
 # Of each stage: blocks, kernel, stride of the first block, expansion, channels.
@@ -54,7 +54,7 @@ class SamePadding(nn.Conv2d):
 
 
 class ConvNorm(nn.Module):
-    """A convolution without a bias, batch normalisation, and ReLU6 if it is `active`."""
+    """A convolution without a bias, batch normalization, and ReLU6 if it is `active`."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1, active: bool = True):
         super().__init__()

@@ -46,7 +46,7 @@ class Member(Score):
     def of_plain(
         cls, plain: Mapping[str, Any], dtype: torch.dtype, constructors: Mapping[str, Callable[..., Any]]
     ) -> Member:
-        """What `to_plain` describes; the other arguments and the errors are as of `Recipe.make`."""
+        """Makes what `to_plain` describes; other arguments and errors as in `Recipe.make`."""
         recipe, shape, mapped = Recipe.of_plain(plain), tuple(plain["sample_shape"]), plain["feature_map"]
         score = recipe.make(shape, plain["state"], dtype, constructors)
         return cls(score, recipe, shape, mapped and of_plain(mapped))

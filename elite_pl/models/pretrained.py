@@ -33,15 +33,15 @@ class Architecture(NamedTuple):
     """A network without its weights.
 
     Attributes:
-        network: Maps normalised images (n, 3, height, width) to features (n, k).
+        network: Maps normalized images (n, 3, height, width) to features (n, k).
         classifier: Names of the layers that would follow, whose weights are left out.
-        normalisation: Mean and deviation of each channel of the pixels in [0, 1] that it was trained on.
+        normalization: Mean and deviation of each channel of the pixels in [0, 1] that it was trained on.
         translate: Turns the weights of a file into those of the network.
     """
 
     network: nn.Module
     classifier: tuple[str, ...]
-    normalisation: tuple[Sequence[float], Sequence[float]] = IMAGENET
+    normalization: tuple[Sequence[float], Sequence[float]] = IMAGENET
     translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights
 
 
@@ -69,8 +69,8 @@ class Features(nn.Module):
         super().__init__()
         self.identity: dict[str, Any] = {"library": library, "model": model, "image_size": image_size, "weights": None}
         with torch.random.fork_rng(devices=[]):  # drawn weights are replaced, and change nobody's random numbers
-            self.network, self.classifier, normalisation, self.translate = ARCHITECTURES[library](model)
-        for name, values in zip(("mean", "deviation"), normalisation, strict=True):
+            self.network, self.classifier, normalization, self.translate = ARCHITECTURES[library](model)
+        for name, values in zip(("mean", "deviation"), normalization, strict=True):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.outputs = self._of_black_image().shape[1]
 
@@ -78,8 +78,8 @@ class Features(nn.Module):
         """Maps images (n, 1 or 3, height, width), floats in [0, 1], to features (n, k)."""
         sides = (self.identity["image_size"],) * 2
         image = functional.interpolate(image, size=sides, mode="bilinear", antialias=True)
-        normalised = (image.expand(-1, 3, -1, -1) - self.mean) / self.deviation
-        return self.network(normalised.contiguous(memory_format=torch.channels_last))  # a third faster on a CPU
+        normalized = (image.expand(-1, 3, -1, -1) - self.mean) / self.deviation
+        return self.network(normalized.contiguous(memory_format=torch.channels_last))  # a third faster on a CPU
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Takes the weights that a file holds, all that belong to the network and no others but a classifier's.
@@ -191,7 +191,7 @@ def pretrained_network(
         image_size: Pixels of the sides that images are resized to.
         hidden: Width of each hidden layer of the perceptron; none for a linear one.
         outputs: k, the number of its outputs; if not frozen, a multiple of 16.
-        norm: How hidden layers are normalised, see `norm_layer`.
+        norm: How hidden layers are normalized, see `norm_layer`.
 
     Raises:
         ValueError: As `trained_features`, or if samples are of another kind.
@@ -224,14 +224,14 @@ def _perceptron_on(
     features: Features, sample_shape: tuple[int, ...], hidden: Sequence[int], outputs: int, norm: Norm
 ) -> Backbone:
     if len(sample_shape) != 3 or sample_shape[0] not in (1, 3):
-        raise ValueError(f"needs gray or colour images, not samples of shape {sample_shape}")
+        raise ValueError(f"needs gray or color images, not samples of shape {sample_shape}")
     head = mlp((features.outputs,), hidden, outputs, norm).encoder
     decoder = lenet(sample_shape, outputs=outputs, norm=norm).decoder
     return Backbone(f"{features.identity['model']}_fine_tuned", nn.Sequential(features, head), decoder, outputs)
 
 
 def _some(names: Iterable[str]) -> str:
-    """What the first is called, and how many more there are."""
+    """The first name, and how many more there are."""
     first, *more = names
     return f"{first} and {len(more)} more are" if more else f"{first} is"
 

@@ -52,7 +52,7 @@ class Part(NamedTuple):
         return cls(node["_target_"], {name: value for name, value in node.items() if name not in special})
 
     def call(self, allowed: Mapping[str, Callable[..., Any]], *given: Any) -> Any:
-        """What the constructor makes.
+        """Calls the constructor.
 
         Args:
             allowed: What an address may stand for; nothing is imported.
@@ -115,7 +115,7 @@ class Recipe(NamedTuple):
 
     @classmethod
     def of_plain(cls, plain: Mapping[str, Any]) -> Recipe:
-        """What `to_plain` describes, which may stand among other keys."""
+        """Reads what `to_plain` describes, which may stand among other keys."""
         return cls(*(plain[name] and Part(**plain[name]) for name in cls._fields))
 
     def make(
@@ -178,5 +178,5 @@ def _without_weights(
 
 
 def _kind(value: Tensor) -> str:
-    """What the values of a tensor are: floats of any precision, whole numbers, or true and false."""
+    """The kind of a tensor's values: floats of any precision, whole numbers, or true and false."""
     return "float" if value.is_floating_point() else "bool" if value.dtype is torch.bool else "int"

@@ -65,7 +65,7 @@ class Hypersphere(Score):
 
 
 class Reconstruction(Score):
-    """What an autoencoder fails to reproduce: `Ω(x) = ||ψ(φ(x)) - x||` over all features, or its square.
+    """Reconstruction error of an autoencoder: `Ω(x) = ||ψ(φ(x)) - x||` over all features, or its square.
 
     Source: Sec. 3.2.1 of the ELITE paper.
 
@@ -178,7 +178,7 @@ class PairRelation(Score):
         self.register_buffer("reference", torch.zeros(2))
 
     def places(self, sample: Tensor) -> Tensor:
-        """What samples (n, ...) add to a relation in its first and in its second place, shape (2, n)."""
+        """The contributions of samples (n, ...) to a relation in its first and in its second place, shape (2, n)."""
         return self.head(self.encoder(sample)).T
 
     def refer(self, anomalies: Tensor, unlabeled: Tensor) -> None:
@@ -191,7 +191,7 @@ class PairRelation(Score):
 
 
 class RobustSubspace(Score):
-    """What an autoencoder fails to reproduce whose code is held in a linear subspace of d dimensions.
+    """Reconstruction error of an autoencoder whose code is held in a linear subspace of d dimensions.
 
     The robust subspace recovery (RSR) layer maps the encoder's output y = φ(x) to `z = A y`; the decoder sees z through
     one linear layer V: `x̂ = ψ(V z)`. The score is `Ω(x) = 1 - <x, x̂> / (||x|| ||x̂||)`, the paper's, or `||x̂ - x||`.

@@ -6,9 +6,10 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write
@@ -38,8 +39,8 @@ from elite_pl.report.tables import (
     table,
     told_apart_by,
 )
+from elite_pl.runs.results import AUROC
 from elite_pl.studies.read import (
-    AUROC,
     SETTING,
     Run,
     grouped,
@@ -158,6 +159,13 @@ def parser() -> Parser:
     found.add_argument(
         "--against", metavar="METHOD", help=f"compare the others with it (default: {AGAINST}, if it is there)"
     )
+    found.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUES",
+        help="only runs with one of these values (with commas) of a key; may be given several times",
+    )
     found.add_argument("--cells", type=Path, metavar="FILE", help="keep the runs in a file, to be read as a study")
     found.add_argument(
         "--output",
@@ -182,6 +190,81 @@ def notes_on_gaps(failed: int, absent: int, left_out: int) -> list[str]:
     return [f"Cells: {' and '.join(said)}; report.html lists them."] if said else []
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The runs that a report is about, and how its tables tell them apart.
+
+    Attributes:
+        runs: Finished runs, each once.
+        failures: The failed cells, as `read_failures` gives them.
+        left_out: A line on each run that cannot be read.
+        rows: The keys that make the rows.
+        column: The key whose values become columns, if there is one.
+        against: The method that the others are compared with.
+    """
+
+    runs: Sequence[Run]
+    failures: Sequence[Mapping[str, Any]]
+    left_out: Sequence[str]
+    rows: Sequence[str]
+    column: str | None
+    against: str
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys by which the tables tell runs apart."""
+        return told_apart_by(self.rows, self.column)
+
+
+def narrowed(
+    runs: Sequence[Run], failures: Sequence[Mapping[str, Any]], conditions: Sequence[str]
+) -> tuple[list[Run], list[Mapping[str, Any]]]:
+    """The runs, and the failed cells, that meet all conditions.
+
+    Args:
+        runs: Finished runs.
+        failures: Failed cells.
+        conditions: `KEY=VALUE` or `KEY=VALUE,VALUE`, compared as text.
+
+    Raises:
+        InputError: If a condition has no values, or no run meets it.
+    """
+    kept, failed = list(runs), list(failures)
+    for condition in conditions:
+        key, equals, values = condition.partition("=")
+        if not equals:
+            raise InputError(f"--where {condition}: give a key and its values, as in normal_class=0,3")
+        kept = [run for run in kept if str(run[key]) in values.split(",")]
+        failed = [failure for failure in failed if str(failure.get(key)) in values.split(",")]
+        if not kept:
+            there = ", ".join(map(str, values_of(runs, key)))
+            raise InputError(f"--where {condition}: no run is left; the values of {key} are {there}")
+    return kept, failed
+
+
+def select(options: argparse.Namespace) -> Selection:
+    """Reads the studies, and chooses what their tables show.
+
+    Args:
+        options: As parsed.
+
+    Raises:
+        InputError: If a study, a key or a method is not there.
+    """
+    every, left_out = read_studies(options.study)
+    failures: list[Mapping[str, Any]] = [failure for place in options.study for failure in read_failures(place)]
+    asked = [*(options.rows or "").split(","), options.columns]
+    runs, failures = narrowed(without_copies(every, asked), failures, options.where)
+    rows = options.rows.split(",") if options.rows else default_rows(runs)
+    for key in [*rows, *filter(None, [options.columns])]:
+        if key not in SETTING and all(run[key] is None for run in runs):
+            raise InputError(f"{key}: no run has such a key; see metrics.json and config.yaml of one")
+    if options.against is not None and options.against not in values_of(runs, "method"):
+        there = ", ".join(values_of(runs, "method"))
+        raise InputError(f"--against {options.against}: no run of this method; there are {there}")
+    return Selection(runs, failures, left_out, rows, options.columns, options.against or AGAINST)
+
+
 def write_report(options: argparse.Namespace) -> list[str]:
     """Reads the studies, and writes all that the command writes.
 
@@ -192,23 +275,13 @@ def write_report(options: argparse.Namespace) -> list[str]:
         The lines to print.
 
     Raises:
-        InputError: If a study or a key is not there.
+        InputError: If a study, a key or a method is not there.
     """
-    every, left_out = read_studies(options.study)
+    selected = select(options)
+    runs, failures, left_out = selected.runs, selected.failures, selected.left_out
+    rows, against, keys = selected.rows, selected.against, selected.keys
     for line in shortened(left_out):
         log.warning(line)
-    failures = [failure for place in options.study for failure in read_failures(place)]
-    asked = [*(options.rows or "").split(","), options.columns]
-    runs = without_copies(every, asked)
-    rows = options.rows.split(",") if options.rows else default_rows(runs)
-    for key in [*rows, *filter(None, [options.columns])]:
-        if key not in SETTING and all(run[key] is None for run in runs):
-            raise InputError(f"{key}: no run has such a key; see metrics.json and config.yaml of one")
-    if options.against is not None and options.against not in values_of(runs, "method"):
-        there = ", ".join(values_of(runs, "method"))
-        raise InputError(f"--against {options.against}: no run of this method; there are {there}")
-    against = options.against or AGAINST
-    keys = told_apart_by(rows, options.columns)
     header, body, caption = table(runs, rows, options.columns, against)
     notes = [*confounds(runs, keys), *averaged_over(runs, keys)]
     absent = sum(len(cells) for _, cells in missing(runs, failures, keys))

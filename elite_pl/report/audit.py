@@ -1,4 +1,4 @@
-"""What a run suspects, read back from its directory together with the samples; no file in it can run code."""
+"""The suspicions of a run, read back from its directory together with the samples; no file in it can run code."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class AuditedRun:
         return "index" if self.arrays.ids_train is None else "path" if self.source["_target_"] == FOLDER else "id"
 
     def name(self, index: int) -> str:
-        """What a training sample is called."""
+        """The name of a training sample."""
         return str(index) if self.arrays.ids_train is None else str(self.arrays.ids_train[index])
 
 
@@ -176,7 +176,7 @@ def _split(path: Path) -> tuple[Split, np.ndarray | None]:
 
 
 def _audit(path: Path, split: Split, labeled: dict[str, int]) -> Audit:
-    """What `audit.csv` holds, of this or an earlier version.
+    """Reads `audit.csv`, of this or an earlier version.
 
     Raises:
         ValueError: If it is damaged.

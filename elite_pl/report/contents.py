@@ -1,4 +1,4 @@
-"""What the page of a report says, section by section."""
+"""The content of the page of a report, section by section."""
 
 from __future__ import annotations
 

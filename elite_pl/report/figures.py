@@ -1,4 +1,4 @@
-"""The figures of a study: lines with intervals, a panel a data set, a line a method, readable in grey print too."""
+"""The figures of a study: lines with intervals, a panel a data set, a line a method, readable in gray print too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from elite_pl.files import atomic_write
 from elite_pl.runs.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, VERMILLION, axes_at
 
-_COLOURS = (VERMILLION, BLUE, GREEN, ORANGE, SKY, PURPLE)
+_COLORS = (VERMILLION, BLUE, GREEN, ORANGE, SKY, PURPLE)
 _MARKERS = "os^DvPX<p>*h"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1.2)))
 
@@ -56,11 +56,11 @@ def series(i: int) -> tuple[str, str, str, Any]:
     """The look of the i-th of many series: no two of 24 have the same marker (shape, filled or not); then again.
 
     Returns:
-        Colour, marker, colour of the marker's face, dashes.
+        Color, marker, color of the marker's face, dashes.
     """
-    colour = _COLOURS[i % len(_COLOURS)]
-    face = "white" if i // len(_MARKERS) % 2 else colour
-    return colour, _MARKERS[i % len(_MARKERS)], face, _DASHES[i % len(_DASHES)]
+    color = _COLORS[i % len(_COLORS)]
+    face = "white" if i // len(_MARKERS) % 2 else color
+    return color, _MARKERS[i % len(_MARKERS)], face, _DASHES[i % len(_DASHES)]
 
 
 def lines_plot(
@@ -106,10 +106,10 @@ def lines_plot(
         handles = {}
         for axes, panel in zip(grid.flat, panels, strict=False):
             for line in sorted(panel.lines, key=lambda line: order[line.name], reverse=True):
-                colour, marker, face, dashes = series(order[line.name])
+                color, marker, face, dashes = series(order[line.name])
                 first = order[line.name] == 0
                 shown: dict[str, Any] = {
-                    "color": colour,
+                    "color": color,
                     "linestyle": dashes,
                     "linewidth": 1.9 if first else 1.2,
                     "zorder": 3 if first else 2,
@@ -118,12 +118,12 @@ def lines_plot(
                 low, high = np.asarray(line.low), np.asarray(line.high)
                 if bands:
                     if len(panel.lines) <= BANDS_A_PANEL:
-                        axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+                        axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
                     shown |= {"marker": marker, "markevery": (order[line.name] % 5, 5), "markersize": 4}
                 else:
                     x = _beside(x, xs, names.index(line.name), len(names), log_x)
                     error = np.nan_to_num(np.array([y - low, high - y]).clip(min=0))
-                    axes.errorbar(x, y, error, fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.8, alpha=0.6)
+                    axes.errorbar(x, y, error, fmt="none", ecolor=color, elinewidth=0.8, capsize=1.8, alpha=0.6)
                     shown |= {"marker": marker, "markersize": 5.5 if first else 4.5}
                 (handles[line.name],) = axes.plot(x, y, markerfacecolor=face, label=line.name, **shown)
             if log_x:
@@ -182,39 +182,39 @@ def comparison_plot(
     methods = list(dict.fromkeys(method for method, _, _ in rows))
     groups = list(dict.fromkeys(group for _, group, _ in rows))
     pitch = 0.72 / len(methods)
-    labelled: set[str] = set()
+    labeled: set[str] = set()
     width = max(3.6, 0.8 + len(groups) * max(0.8, 0.17 * len(methods)))
     with axes_at(path, width, 3.2) as axes:
         for i, method in enumerate(methods):
-            colour, marker, face, _ = series(i)
+            color, marker, face, _ = series(i)
             for j, group in enumerate(groups):
                 points = 100 * np.array([auroc for m, g, auroc in rows if (m, g) == (method, group)])
                 if not len(points):
                     continue
-                centre = j + (i - (len(methods) - 1) / 2) * pitch
+                center = j + (i - (len(methods) - 1) / 2) * pitch
                 # Runs to the right of their mean, so that neither hides the other.
                 axes.plot(
-                    np.full(len(points), centre + 0.3 * pitch),
+                    np.full(len(points), center + 0.3 * pitch),
                     points,
                     marker,
-                    color=colour,
+                    color=color,
                     alpha=0.55,
                     markersize=2.8,
                     markeredgewidth=0,
                 )
                 axes.errorbar(
-                    centre - 0.2 * pitch,
+                    center - 0.2 * pitch,
                     points.mean(),
                     points.std(ddof=1) if len(points) > 1 else 0.0,
                     fmt=marker,
-                    color=colour,
+                    color=color,
                     markerfacecolor=face,
                     markersize=5.5,
                     elinewidth=1.4,
                     capsize=2.5,
-                    label=None if method in labelled else plain(method),
+                    label=None if method in labeled else plain(method),
                 )
-                labelled.add(method)
+                labeled.add(method)
         for j in range(1, len(groups)):
             axes.axvline(j - 0.5, color="0.9", linewidth=0.8, zorder=0)
         axes.axhline(50, color="0.5", linestyle="--", linewidth=1, zorder=0)
@@ -222,8 +222,8 @@ def comparison_plot(
         axes.set(xlim=(-0.5, len(groups) - 0.5), ylim=(min(45.0, axes.get_ylim()[0]), 102))
         axes.set_xticks(range(len(groups)), list(map(plain, groups)))
         axes.set(xlabel=plain(group_label), ylabel="ROC AUC (%), mean ± std")
-        legend_rows = -(-len(labelled) // max(1, int(width / 1.2)))
-        legend_columns = -(-len(labelled) // legend_rows)
+        legend_rows = -(-len(labeled) // max(1, int(width / 1.2)))
+        legend_columns = -(-len(labeled) // legend_rows)
         axes.figure.legend(loc="outside upper center", ncols=legend_columns, columnspacing=1.2, handletextpad=0.4)
 
 
@@ -240,7 +240,7 @@ def review_plot(path: str | os.PathLike[str], truth: np.ndarray) -> None:
     share = 100 * hidden / len(truth)
     with axes_at(path, 4.2, 3.4) as axes:
         axes.plot([0, share, 100], [0, 100, 100], color="black", linestyle=":", linewidth=1, label="a perfect order")
-        axes.plot([0, 100], [0, 100], color="grey", linestyle="--", linewidth=1, label="in any order")
+        axes.plot([0, 100], [0, 100], color="gray", linestyle="--", linewidth=1, label="in any order")
         axes.plot(reviewed, found, color=VERMILLION, linewidth=2, label="by suspicion")
         axes.set(
             xlim=(0, 100), ylim=(0, 101), xlabel="unlabeled samples reviewed (%)", ylabel="hidden anomalies found (%)"

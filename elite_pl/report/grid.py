@@ -1,4 +1,4 @@
-"""What a study varies: the axes along which it is drawn, what moves with them, and what is missing of its grid."""
+"""The grid of a study: the axes along which it is drawn, what else changes along them, and missing cells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from elite_pl.report.figures import Line, Panel
 from elite_pl.report.statistics import confidence_interval, mean_std
-from elite_pl.studies.read import AUROC, HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, grouped, values_of
+from elite_pl.runs.results import AUROC
+from elite_pl.studies.read import HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, grouped, values_of
 
 AXES = ("pollution", "label_ratio", "method.meta_scale")  # of Figures 3 to 6
 # Of Figure 7 (a, b), as their axes are called. The hinge is in units of Ω: only over C does it compare methods.
@@ -24,13 +25,13 @@ _FEW = 5  # lines of a table that a note names; more are counted
 
 
 def default_rows(runs: Sequence[Run]) -> list[str]:
-    """What the rows of a table tell apart: data set, pollution, label ratio, method, and η_M if a method sweeps it."""
+    """The default rows of a table: data set, pollution, label ratio, method, and η_M if a method sweeps it."""
     sweeps = any(len(values_of(group, AXES[2])) > 1 for _, group in grouped(runs, ["method"]))
     return [*SETTING, *([AXES[2]] if sweeps else []), "method"]
 
 
 def is_number(value: Any) -> bool:
-    """Whether it can stand on an axis; truth values cannot."""
+    """Whether a value can stand on an axis; truth values cannot."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -26,7 +26,7 @@ ELSEWHERE = "is being run by another process"
 
 @dataclass
 class Outcome:
-    """What became of a cell.
+    """The outcome of a cell.
 
     Attributes:
         state: `run`, `before` (finished by an earlier command), `reused`, `failed`, `refused` (bad input) or

@@ -18,7 +18,7 @@ _State = tuple[tuple[str, int, int], ...]
 
 
 def of_other_data(spec: RunSpec, metrics: Mapping[str, Any]) -> str:
-    """What tells the data at hand from those of a finished run.
+    """The difference between the data at hand and those of a finished run.
 
     Args:
         spec: A run with the same hash.

@@ -54,7 +54,7 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What its `config.yaml` holds, with dotted keys; read when it is asked for, because that takes its time."""
+        """Its `config.yaml` with dotted keys, read only when it is needed, because that takes time."""
         path = self.directory / "config.yaml"
         try:
             return flat(_parse_yaml(read_text(path)))
@@ -100,7 +100,7 @@ class Run:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file, on one line that does not repeat all of it."""
+    """The reason why a file cannot be read, on one short line."""
     return one_line(error)[:200]
 
 
@@ -233,7 +233,7 @@ def write_cells(path: Path, runs: Iterable[Run]) -> None:
 
 
 def read_failures(place: Path) -> list[dict[str, Any]]:
-    """What the failed cells below a study's directory say of themselves, less those that a later try has finished.
+    """Reads the failed cells below a study's directory, less those that a later try has finished.
 
     Returns:
         The flat objects of `failed.json` (coordinates, `error`, `time`) with `study`, and the config with dotted keys
@@ -314,7 +314,7 @@ def grouped(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[list[str], l
 
 
 def common_and_different(runs: Sequence[Run]) -> tuple[dict[str, Any], dict[str, dict[str, Counter[str]]]]:
-    """What the settings of runs have in common, and where they differ.
+    """The settings that runs have in common, and those in which they differ.
 
     Returns:
         The settings with one value in all runs, and for each other one (`UNSET` counts as a value) the number

@@ -54,12 +54,12 @@ def test_a_later_report_replaces_the_earlier_one(server, capfd, tmp_path):
     assert "W&B      http" in capfd.readouterr().out
 
 
-def test_an_offline_study_is_uploaded_as_the_readme_says(command, offline, server, monkeypatch, tmp_path):
+def test_an_offline_study_is_uploaded_as_the_page_says(command, offline, server, monkeypatch, tmp_path):
     short = ["epochs=1", "method.pretrain_epochs=0", "study=mine", "logger=wandb"]
     assert command("-m", *short, "method=deep_svdd", "seed=0,1").code == 0
     assert not server.runs
-    readme = (SWEEP.parents[1] / "README.md").read_text()
-    (line,) = (line.strip() for line in readme.splitlines() if "wandb sync" in line)
+    page = (SWEEP.parents[1] / "docs" / "studies.md").read_text()
+    (line,) = (line.strip() for line in page.splitlines() if "wandb sync" in line)
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     subprocess.run(line.replace("STUDY", "mine"), shell=True, check=True, env=environment, timeout=60)

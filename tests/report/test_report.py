@@ -102,6 +102,16 @@ def test_means_deviations_and_paired_differences(capfd, two_methods):
     assert (two_methods / "table.md").read_text() in out
 
 
+def test_where_narrows_the_runs(capfd, two_methods):
+    out = shown(capfd, two_methods, "--where", "normal_class=3", "--where", "seed=0,1", "--columns", "seed")
+    assert cells(out)[1:] == [
+        ["deep_svdd", "50.0", "50.0", "50.0 ± 0.0", "2", "+32.5 ± 12.5 (n = 2)"],
+        ["elite_svdd", "70.0", "95.0", "82.5 ± 17.7", "2", ""],
+    ]
+    assert "the values of seed are 0, 1" in refused(capfd, two_methods, "--where", "seed=7")
+    assert "normal_class=0,3" in refused(capfd, two_methods, "--where", "seed")
+
+
 def test_settings_are_not_averaged_over(capfd, study):
     for pollution, hidden in ((0.1, 8), (0.5, 55)):
         for seed in range(2):

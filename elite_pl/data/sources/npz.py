@@ -128,7 +128,9 @@ class _Reader:
         check_finite(key, array)
         return array
 
-    def part(self, x_key: str, y_key: str, may_be_empty: bool = False) -> tuple[np.ndarray, np.ndarray, tuple]:
+    def part(
+        self, x_key: str, y_key: str, may_be_empty: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
         """Read samples and labels of one part, and the shape in which a sample came."""
         x, y = self.read(x_key), to_labels(y_key, self.read(y_key))
         if x.ndim == 0 or len(x) != len(y):

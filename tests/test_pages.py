@@ -1,0 +1,155 @@
+"""What README and the documentation say works as they say it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import elite_pl
+import elite_pl.methods
+import elite_pl.models
+from elite_pl import audit, export, score, search
+from elite_pl.algorithm.metrics import roc_auc
+from elite_pl.data import digits
+from elite_pl.report import __main__ as report
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+GUIDE = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.md"))
+PARSERS: dict[str, Callable] = {
+    "audit": audit.parser,
+    "export": export.parser,
+    "report": report.parser,
+    "score": score.parser,
+    "search": search.parser,
+}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each `python -m elite_pl.COMMAND ...` that a page shows as a block, from COMMAND on."""
+    text = page.read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"(?:^    .+\n)+", text, re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [re.fullmatch(r"\s*(?:[A-Z_]+=\S+ )?python -m elite_pl\.(.+)", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match]
+
+
+def of_one_run(word: str) -> str:
+    """An override of a sweep with the first of its values, and a placeholder with one that exists."""
+    key, _, value = word.partition("=")
+    value = {"…": "anywhere", "NAME": "deep_svdd", "range(10)": "0"}.get(value, value)
+    return f"{key}={value if value.startswith('[') else value.split(',')[0]}"
+
+
+def test_pages_show_commands():
+    assert all(map(commands, (README, *(ROOT / "docs" / f"{page}.md" for page in ("data", "studies", "extending")))))
+    assert sum(len(commands(page)) for page in RESULTS) > 30
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDE + RESULTS if commands(page)], ids=name)
+def test_its_commands_are_understood(page, command):
+    for program, *words in commands(page):
+        if program != "train":
+            PARSERS[program]().parse_args(words)
+        elif "--config-dir" not in words:  # those are run below
+            overrides = [of_one_run(word) for word in words if word != "-m"]
+            outcome = command("--cfg", "job", "--resolve", *overrides)
+            assert outcome.code == 0, (words, outcome.err)
+
+
+@pytest.mark.parametrize("page", GUIDE + RESULTS, ids=name)
+def test_its_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+    copied = ROOT / "docs" / "results"  # made by `make docs`
+    targets = [
+        ROOT / "benchmarks" / "results" / t.relative_to(copied) if t.is_relative_to(copied) else t
+        for t in ((page.parent / link).resolve() for link in links)
+    ]
+    assert not [target for target in targets if not target.exists()]
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "quick_start.md"], ids=name)
+def test_from_python(page, monkeypatch, tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    data = digits()
+    y = np.where(data.y_train[:200] == 3, 1, -1) * (np.arange(200) < 40)
+    names = {"x": data.x_train[:200], "y": y, "x_new": data.x_test}
+    exec(block, names)
+    detector = names["detector"]
+    assert len(detector.training_scores) == 200 and detector.method == "elite_svdd"
+    assert roc_auc(torch.as_tensor(detector.score(data.x_test)), torch.as_tensor(data.y_test != 3)) > 0.7
+
+
+def test_a_method_a_score_a_backbone_and_a_source_of_your_own(command, monkeypatch, tmp_path):
+    text = (ROOT / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+    assert [kind for kind, _ in blocks].count("sh") == 3
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    found, detectors = [], []
+    for kind, content in blocks:
+        if kind != "sh":
+            path = tmp_path / content.splitlines()[0].removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+            continue
+        variable, *program = shlex.split(content)
+        assert variable == "PYTHONPATH=mine" and program[:3] == ["python", "-m", "elite_pl.train"]
+        outcome = command(*program[3:], "logger=none", "epochs=3")
+        assert outcome.code == 0, outcome.err
+        metrics = json.loads((outcome.directory / "metrics.json").read_text())
+        found.append((metrics["dataset"], metrics["method"], metrics["backbone"]))
+        assert metrics["test/auroc"] > 0.5
+        detectors.append(outcome.directory / "detector.pt")
+    assert found == [
+        ("digits", "trimmed", "mlp"),
+        ("digits", "elite_cosine", "linear"),
+        ("waves", "elite_svdd", "mlp"),
+    ]
+    mine = {
+        f"{module}.{part}": getattr(sys.modules[module], part)
+        for module, part in (("cosine", "Cosine"), ("linear", "linear"))
+    }
+    assert [elite_pl.load(path, constructors=mine).method for path in detectors[:2]] == ["trimmed", "elite_cosine"]
+    assert elite_pl.load(detectors[0]).method == "trimmed", "its score and network are ours"
+    for path in (tmp_path / "mine").glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_the_map_names_every_package_and_command():
+    named = set(re.findall(r"\b(\w+/|\w+\.py)(?=\s)", README.read_text().split("## Map")[1]))
+    packages = {f"{path.parent.name}/" for path in (ROOT / "elite_pl").glob("*/__init__.py")}
+    assert packages <= named and {"train.py", "search.py"} <= named
+
+
+def test_the_reference_names_everything_public():
+    named = set(re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
+    for package in (elite_pl, elite_pl.data, elite_pl.methods, elite_pl.models):
+        assert set(dir(package)) <= named, package
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_cells():
+    measured = "".join(page.read_text() for page in RESULTS)
+    numbers = re.findall(r"\d+\.\d ± \d+\.\d", README.read_text())
+    assert len(numbers) > 15 and not [number for number in numbers if number not in measured]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    build = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "<math" in (tmp_path / "method.html").read_text()
+    assert not re.findall(r'(?:src|href)="http[^"]+\.(?:js|css)', (tmp_path / "index.html").read_text())
