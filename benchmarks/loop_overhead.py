@@ -47,7 +47,7 @@ class BareLoop:
         self.score = copy.deepcopy(detector.score)
         self.margin, self.supervised, self.weights = detector.margin.clone(), detector.supervised, detector.weights
         self.optimizer = detector.make_optimizer(self.score.parameters())
-        self.values, preprocessing = data.unlabeled.values, data.unlabeled.preprocessing
+        self.values, preprocessing = data.unlabeled.read(slice(None)), data.unlabeled.preprocessing
         self.shift, self.scale = preprocessing.shift, preprocessing.scale
         self.labeled, self.label = data.labeled[:], data.labeled_y
         self.batch_size, self.seed = data.batch_size, data.seed

@@ -1,7 +1,7 @@
 """The keys that a person types: their types, their ranges, their explanations, and errors that name them."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import isbuiltin
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
@@ -10,7 +10,7 @@ import hydra.utils
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.version import VersionBase
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.annotations import Positive, Range, Share, argument_kinds, at_least
@@ -192,6 +192,48 @@ def compose(overrides: Sequence[str]) -> Config:
 def plain(config: Any) -> dict[str, Any]:
     """A configuration as plain dictionaries, lists and scalars, with all references resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def settle(config: DictConfig, open_keys: Collection[str]) -> None:
+    """Puts values in the place of references that do not lead to some root keys, in place: reading them takes long.
+
+    Args:
+        config: A composed configuration.
+        open_keys: The root keys, which may still change.
+    """
+    raw, resolved = cast(dict[str, Any], OmegaConf.to_container(config)), plain(config)
+
+    def leads_there(place: tuple[str, ...]) -> bool:
+        value = _at(raw, place)
+        if place[0] in open_keys or isinstance(value, dict | list):
+            return True
+        if not isinstance(value, str) or "${" not in value:
+            return False
+        names = re.findall(r"\$\{(\.*)([\w.]+)\}", value)
+        if len(names) != value.count("${"):
+            return not value.startswith("${oc.env:")
+        return any(leads_there((*(place[: -len(up)] if up else ()), *name.split("."))) for up, name in names)
+
+    for place in _references(raw):
+        if not leads_there(place):
+            OmegaConf.update(config, ".".join(place), _at(resolved, place))
+
+
+def _references(node: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The places of the references in nested dictionaries."""
+    for key, value in node.items():
+        if not str(key).isidentifier():
+            continue  # no part of a dotted place
+        if isinstance(value, dict):
+            yield from _references(value, (*above, key))
+        elif isinstance(value, str) and "${" in value:
+            yield (*above, key)
+
+
+def _at(node: Any, place: tuple[str, ...]) -> Any:
+    for key in place:
+        node = node[key] if isinstance(node, dict) else None
+    return node
 
 
 @dataclass(frozen=True)

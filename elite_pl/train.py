@@ -8,6 +8,7 @@ import traceback
 import hydra
 
 from elite_pl import cli, config, errors
+from elite_pl.runs import startup
 from elite_pl.runs.results import check_writable, finished, forget_failure, write_failure
 from elite_pl.runs.spec import RunSpec
 from elite_pl.studies import sweeper
@@ -30,6 +31,7 @@ def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
             if (metrics := finished(spec.directory, spec.hash)) is not None:  # by another process, just now
                 return Outcome("before", str(spec.directory), metrics)
             cli.silence_advice()
+            startup.import_lightning()
             from elite_pl.runs.launch import launch  # imports torch and Lightning
 
             begun = spec

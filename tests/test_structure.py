@@ -38,7 +38,6 @@ PLACES = {
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
     "sklearn": {
-        "data.sources.embedded",
         "methods.extra_trees",
         "methods.isolation_forest",
         "methods.label_spreading",
@@ -102,6 +101,7 @@ NEEDS = {
     "augmentation/digits": ["dataset=mnist"],
     "augmentation/clothes": ["dataset=fmnist"],
     "augmentation/photos": ["dataset=cifar10"],
+    "feature_map/oriented_gradients": ["dataset=mnist"],
     "backbone/efficientnet_lite0": ["dataset=cifar10", "backbone.image_size=16"],
     "backbone/lenet": ["dataset=mnist"],
     "backbone/lenet_fmnist": ["dataset=fmnist"],

@@ -306,6 +306,12 @@ def test_labels_only_is_scored_with_statistics_of_all_training_samples(command):
     torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-4)
 
 
+def test_a_command_does_not_import_what_metrics_of_sound_and_images_need():
+    imports = "from elite_pl.runs import startup; startup.import_lightning(); import elite_pl.runs.launch, sys"
+    heavy = "assert not {'scipy.signal', 'torchvision'} & set(sys.modules); import scipy, torchvision"
+    subprocess.run([sys.executable, "-c", f"{imports}; {heavy}"], check=True)
+
+
 def interrupted(tmp_path, sent, typed):
     """Starts a run, sends it a signal in the middle of training, and returns its process and directory."""
     arguments = ["logger=none", *typed, f"output_dir={tmp_path}/out"]

@@ -42,6 +42,16 @@ def inverse_distance(score: Tensor, label: Tensor, epsilon: float) -> Tensor:
     return (score + epsilon) ** label.to(score.dtype)
 
 
+def mean_where(mask: Tensor, values: Tensor) -> Tensor:
+    """The mean of some values, shape (); `values[mask]` would make a GPU wait for their number.
+
+    Args:
+        mask: Which of them, bool, shape (n,), one at least.
+        values: Shape (n,).
+    """
+    return torch.where(mask, values, 0).sum() / mask.sum()
+
+
 def margin_mean_initial(score: Tensor) -> Tensor:
     """The paper's margin C (Sec. 4.2.1): the mean score that the initial network gives the training samples.
 
@@ -66,22 +76,21 @@ def margin_max_labeled(labeled_score: Tensor) -> Tensor:
     return labeled_score.max()
 
 
-def center_of(output: Tensor, minimum: float = 0.1) -> Tensor:
+def center_of(mean: Tensor, minimum: float = 0.1) -> Tensor:
     """The center o of the hypersphere: the mean output, kept away from 0 in every coordinate.
 
     A coordinate of 0 could be matched by zero weights, which is the trivial solution. Source: Ruff et al., "Deep
     One-Class Classification", ICML 2018, and the authors' code for the number.
 
     Args:
-        output: What the initial network makes of all training samples, shape (n, k).
+        mean: That of what the initial network makes of all training samples, shape (k,).
         minimum: Coordinates closer to 0 than this are pushed to it, keeping their sign; 0 goes to `+minimum`.
 
     Returns:
         o, shape (k,).
     """
-    center = output.mean(dim=0)
-    pushed = torch.where(center < 0, -minimum, minimum)
-    return torch.where(center.abs() < minimum, pushed, center)
+    pushed = torch.where(mean < 0, -minimum, minimum)
+    return torch.where(mean.abs() < minimum, pushed, mean)
 
 
 UPDATES = {"hard": (0.0, 1.0), "soft": (0.5, 0.5), "refine": (0.0, 0.0)}
@@ -111,8 +120,8 @@ def latent_outlier_exposure(
     """
     normal_weight, anomaly_weight = UPDATES[update]
     count = round(float(contamination) * len(normal_loss))
-    suspicious = torch.zeros_like(normal_loss, dtype=torch.bool)
-    suspicious[(normal_loss - anomaly_loss).detach().topk(count).indices] = True
+    most = (normal_loss - anomaly_loss).detach().topk(count).indices
+    suspicious = torch.zeros_like(normal_loss, dtype=torch.bool).scatter(0, most, True)
     flipped = normal_weight * normal_loss + anomaly_weight * anomaly_loss
     return torch.where(suspicious, flipped, normal_loss).mean()
 
@@ -131,8 +140,8 @@ def positive_unlabeled(
 
     Args:
         unlabeled_loss: loss_n of the unlabeled samples, shape (n,).
-        positive_normal_loss: loss_n of the labeled anomalies, shape (m,).
-        positive_loss: loss_a of the labeled anomalies, shape (m,).
+        positive_normal_loss: loss_n of the labeled anomalies, shape (m,), or its mean.
+        positive_loss: loss_a of the labeled anomalies, shape (m,), or its mean.
         contamination: α, the share of anomalies among the unlabeled samples, in [0, 1].
 
     Returns:

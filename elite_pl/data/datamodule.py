@@ -16,6 +16,7 @@ from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import Rows
 from elite_pl.data.splits import Split, is_anomaly
 
+SCORED = 500  # samples that are scored at a time; of images, what more of them need does not fit a processor's cache
 RESIDENT = 2**32  # bytes of memory-mapped samples that are copied to the device; of more, each batch is read anew
 
 
@@ -42,7 +43,8 @@ class Batch(TypedDict):
 class Samples:
     """Samples on a device, in the form in which they came; batches of them are scaled when they are gathered.
 
-    More than `RESIDENT` bytes of a memory-mapped array stay in their file, and go to the device batch by batch.
+    Where the device is the CPU and nothing is done to them once, they stay where they are, in memory or in a file. So
+    do more than `RESIDENT` bytes of a memory-mapped array; these go to the device batch by batch.
 
     Args:
         samples: uint8 pixels or floats, shape (n, ...).
@@ -53,7 +55,8 @@ class Samples:
     def __init__(self, samples: np.ndarray | Rows, preprocessing: Preprocessing, device: torch.device) -> None:
         self.rows = samples if isinstance(samples, Rows) else Rows(samples)
         self.preprocessing, self.device = preprocessing.to(device), device
-        self.streamed = self.rows.on_disk and self.rows.nbytes > RESIDENT
+        in_place = device.type == "cpu" and not preprocessing.changes(self.rows.shape)
+        self.streamed = in_place or (self.rows.on_disk and self.rows.nbytes > RESIDENT)
         self.values = self.read(slice(0, 0) if self.streamed else slice(None))
 
     def __len__(self) -> int:
@@ -69,7 +72,7 @@ class Samples:
             return self.preprocessing.scaled(self.values[index])
         return self.preprocessing.scaled(self.read(index if isinstance(index, slice) else index.cpu().numpy()))
 
-    def in_order(self, size: int = 1000) -> Iterator[Tensor]:
+    def in_order(self, size: int = SCORED) -> Iterator[Tensor]:
         """Yields all samples in batches."""
         for start in range(0, len(self), size):
             yield self[slice(start, start + size)]
@@ -96,14 +99,16 @@ class TrainingBatches:
         data, device = self.data, self.data.truth.device
         order = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "batches", self.epoch()))
         draws = seeding.generator(data.seed, "labeled batches", self.epoch())
-        labeled, labeled_y = data.labeled[:], data.labeled_y
+        labeled, labeled_y, label = data.labeled[:], data.labeled_y, torch.as_tensor(data.split.labeled_y)
+        there = order.to(device)
         for i in range(len(self)):
-            end = None if i == len(self) - 1 else (i + 1) * data.batch_size
-            index = order[i * data.batch_size : end].to(device)
+            part = slice(i * data.batch_size, None if i == len(self) - 1 else (i + 1) * data.batch_size)
+            index = there[part]
             if data.labeled_batch_size is not None:
-                drawn = balanced_draw(data.labeled_y.cpu(), data.labeled_batch_size, draws).to(device)
+                drawn = balanced_draw(label, data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
-            unlabeled = data.unlabeled[index[distributed.shard(len(index))]]
+            read_by = order[part] if data.unlabeled.streamed else index  # a file is read by the CPU
+            unlabeled = data.unlabeled[read_by[distributed.shard(len(index))]]
             yield Batch(
                 unlabeled=unlabeled,
                 unchanged=unlabeled,
@@ -127,7 +132,7 @@ class TestBatches:
 
     __test__ = False  # not a test for pytest to collect
 
-    def __init__(self, test: Samples, anomalous: Tensor, size: int = 1000) -> None:
+    def __init__(self, test: Samples, anomalous: Tensor, size: int = SCORED) -> None:
         self.test, self.anomalous, self.size = test, anomalous, size
 
     def __len__(self) -> int:
@@ -210,10 +215,7 @@ class PollutedData(pl.LightningDataModule):
         if feature_map is not None:
             enough = ENOUGH if len(training.shape) == 2 else ENOUGH_IMAGES
             some = np.linspace(0, len(training) - 1, min(len(training), enough)).astype(int)
-            try:
-                fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
-            except ValueError as error:
-                raise ValueError(f"feature_map: {error}") from error
+            fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
             self.preprocessing = self.preprocessing._replace(feature_map=fitted)
         self.place(torch.device("cpu"))
 
@@ -274,11 +276,13 @@ class PollutedData(pl.LightningDataModule):
         """Yields batches of the unlabeled and labeled samples together, all of about the batch size.
 
         Args:
-            order: Positions, those of the unlabeled samples first, shape (N + M,).
+            order: Positions, those of the unlabeled samples first, shape (N + M,), on the CPU.
         """
         n = len(self.unlabeled)
-        for index in order.to(self.truth.device).tensor_split(max(1, len(order) // self.batch_size)):
-            yield torch.cat([self.unlabeled[index[index < n]], self.labeled[index[index >= n] - n]])
+        device = self.truth.device
+        for index in order.tensor_split(max(1, len(order) // self.batch_size)):  # on the CPU, which waits for no mask
+            unlabeled, labeled = index[index < n].to(device), (index[index >= n] - n).to(device)
+            yield torch.cat([self.unlabeled[unlabeled], self.labeled[labeled]])
 
     def train_dataloader(self) -> TrainingBatches:
         """The training batches of the trainer's current epoch."""

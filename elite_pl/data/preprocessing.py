@@ -40,6 +40,10 @@ class Preprocessing(NamedTuple):
     scale: Tensor
     feature_map: AnyFeatureMap | None = None
 
+    def changes(self, shape: tuple[int, ...]) -> bool:
+        """Whether `once` does anything to samples of this shape (n, ...)."""
+        return self.contrast or (self.size is not None and shape[2:] != (self.size, self.size))
+
     def once(self, values: np.ndarray | Tensor) -> Tensor:
         """The part that is done once, before samples go to the device: values (n, ...) to a tensor (n, ...)."""
         samples = torch.as_tensor(values)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK = 2**26  # bytes that are read from a file at a time
+BLOCK = 2**26  # bytes that are read at a time, from a file or to be worked on
 
 
 def stored(samples: np.ndarray) -> np.ndarray:
@@ -42,8 +42,8 @@ class Rows:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def slices(self) -> Iterator[slice]:
-        """Yields slices that cover all of them: one if the array is in memory, else of about `BLOCK` bytes."""
-        size = max(1, BLOCK * len(self) // max(1, self.nbytes) if self.on_disk else len(self))
+        """Yields slices of about `BLOCK` bytes that cover all of them."""
+        size = max(1, BLOCK * len(self) // max(1, self.nbytes))
         return (slice(start, start + size) for start in range(0, len(self), size))
 
     def blocks(self) -> Iterator[np.ndarray]:

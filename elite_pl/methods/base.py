@@ -3,6 +3,7 @@
 A method (`elite_pl/methods/`) adds its loss, and nothing else; one without a gradient adds its fit (`shallow.py`).
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -209,6 +210,7 @@ class Detector(BaseDetector, pl.LightningModule):
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
         self.roc_auc = RocAuc(sync_on_compute=False)  # every process gets the scores of all
         self.sums: dict[str, tuple[Tensor, int]] = {}
+        self.unseen: list[tuple[int, float, Tensor]] = []  # losses with their steps and learning rates
 
     # What a method adds
 
@@ -261,9 +263,9 @@ class Detector(BaseDetector, pl.LightningModule):
         self.calibrate(data)
         with torch.no_grad():
             self.score.eval()
-            samples = list(data.training_samples(torch.arange(len(data.unlabeled) + len(data.labeled))))
-            self.score.initialise(samples)
-            initial = torch.cat([self.score(batch) for batch in samples])
+            in_order = torch.arange(len(data.unlabeled) + len(data.labeled))
+            self.score.initialise(data.training_samples(in_order))
+            initial = torch.cat([self.score(batch) for batch in data.training_samples(in_order)])
             self.score.train()
         if self.margin_rule == "mean_initial":
             self.margin.copy_(losses.margin_mean_initial(initial))
@@ -300,13 +302,11 @@ class Detector(BaseDetector, pl.LightningModule):
         """One step of an optimizer down the gradient of a loss.
 
         Raises:
-            TrainingError: If the loss is not finite.
+            TrainingError: As `check_losses`.
         """
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"step {self.global_step}: the loss is {loss.item()}; likely the learning rate "
-                f"({optimizer.param_groups[0]['lr']:g}) is too high, or the data hold extreme values"
-            )
+        self.unseen.append((self.global_step, optimizer.param_groups[0]["lr"], loss.detach()))
+        if loss.device.type == "cpu":  # another device would be waited for; there they are seen once an epoch
+            self.check_losses()
         optimizer.zero_grad()
         self.manual_backward(loss)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -317,6 +317,19 @@ class Detector(BaseDetector, pl.LightningModule):
         optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.score)
+
+    def check_losses(self) -> None:
+        """Looks at the losses that nobody has seen yet.
+
+        Raises:
+            TrainingError: If one is not finite.
+        """
+        unseen, self.unseen = self.unseen, []
+        values = torch.stack([loss for _, _, loss in unseen]).tolist() if unseen else []
+        for (step, rate, _), value in zip(unseen, values, strict=True):
+            if not math.isfinite(value):
+                cause = f"likely the learning rate ({rate:g}) is too high, or the data hold extreme values"
+                raise TrainingError(f"step {step}: the loss is {value}; {cause}")
 
     def augmented(self, batch: Batch) -> Batch:
         """The batch with its samples changed at random, and the labeled ones in several copies."""
@@ -410,12 +423,13 @@ class Detector(BaseDetector, pl.LightningModule):
     def observe(self, **values: Tensor) -> None:
         """Adds a step's values to the means of the epoch; on the device, because a log entry a step costs more."""
         for key, value in values.items():
-            value = value.detach().double()
+            value = value.detach().to(widest(value.device))
             total, steps = self.sums.get(key, (torch.zeros_like(value), 0))
             self.sums[key] = total + value, steps + 1
 
     def log_means(self) -> None:
-        """Logs the means of what was observed in the epoch's steps."""
+        """Logs the means of what was observed in the epoch's steps, if they went well."""
+        self.check_losses()
         for key, (total, steps) in self.sums.items():
             mean = (total / steps).float()
             self.log(f"train/{key}", mean, on_step=False, on_epoch=True, batch_size=1)
@@ -462,6 +476,11 @@ class Detector(BaseDetector, pl.LightningModule):
         if not torch.isfinite(score).all():
             raise TrainingError(f"step {self.global_step}: a score is not finite; the learning rate is likely too high")
         return score
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The float type in which many values are added up: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def risen(step: int, steps: int) -> float:

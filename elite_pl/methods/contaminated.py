@@ -32,6 +32,7 @@ class Contaminated(Detector):
     """
 
     contamination: Tensor
+    share: float  # the same as a number
 
     @checked
     def __init__(
@@ -45,7 +46,7 @@ class Contaminated(Detector):
     ) -> None:
         super().__init__(**detector)
         self.contamination_rule, self.warm_up = contamination, warm_up
-        self.loss_of_anomaly, self.epsilon = loss, epsilon
+        self.loss_of_anomaly, self.epsilon, self.share = loss, epsilon, 0.0
         self.register_buffer("contamination", torch.zeros(()))  # a checkpoint keeps it
 
     def anomaly_loss(self, score: Tensor) -> Tensor:
@@ -83,8 +84,12 @@ class Contaminated(Detector):
 
     def on_train_epoch_start(self) -> None:
         """Finds α once, when the warm-up has ended."""
-        if self.current_epoch != self.warm_up:
-            return
+        if self.current_epoch == self.warm_up:
+            self.find_contamination()
+        self.share = float(self.contamination)  # a GPU is asked for it here, and not in every step
+
+    def find_contamination(self) -> None:
+        """Sets α by its rule."""
         found = self.contamination_of(self.data)
         if found == "given":
             self.contamination.copy_((self.data.truth < 0).float().mean())

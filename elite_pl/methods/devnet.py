@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from elite_pl import seeding
-from elite_pl.algorithm.losses import deviation
+from elite_pl.algorithm.losses import deviation, mean_where
 from elite_pl.annotations import Positive, at_least, checked
 from elite_pl.data.datamodule import Batch, PollutedData
 from elite_pl.methods.base import Detector
@@ -47,4 +47,4 @@ class DevNet(Detector):
         score = torch.cat([unlabeled, labeled])
         label = torch.cat([torch.ones_like(unlabeled), batch["labeled_y"]])
         loss = deviation(score, label, self.margin, *self.prior)
-        return (loss[label > 0].mean() + loss[label < 0].mean()) / 2
+        return (mean_where(label > 0, loss) + mean_where(label < 0, loss)) / 2

@@ -1,5 +1,7 @@
 """ELITE: infers the labels of the training samples from the meta-gradient, and learns from them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -10,7 +12,18 @@ from elite_pl.algorithm.batchnorm import repeated_pass
 from elite_pl.algorithm.losses import hinge
 from elite_pl.annotations import Count, NotNegative, Positive, Share, checked
 from elite_pl.data.datamodule import Batch
-from elite_pl.methods.base import Detector, risen
+from elite_pl.methods.base import Detector, risen, widest
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Inside, convolutions on a GPU keep all digits of float32; TF32 has three."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 class Elite(Detector):
@@ -60,7 +73,7 @@ class Elite(Detector):
     def setup(self, stage: str) -> None:
         """Makes room for what is learned about each unlabeled sample; in buffers, so that a checkpoint keeps it."""
         n = len(self.data.unlabeled)
-        self.register_buffer("suspicion_sum", torch.zeros(n, dtype=torch.float64, device=self.device))
+        self.register_buffer("suspicion_sum", torch.zeros(n, dtype=widest(self.device), device=self.device))
         self.register_buffer("visits", torch.zeros(n, dtype=torch.int64, device=self.device))
         assert self.trainer.max_epochs is not None
         steps = min(self.record_iterations, self.trainer.max_epochs * len(self.data.train_dataloader()))
@@ -92,9 +105,10 @@ class Elite(Detector):
     def inference(self, batch: Batch) -> alice.Inference:
         """Infers what is hidden in the whole unlabeled batch.
 
-        In float32 (or float64) whatever the trainer's precision: bfloat16 has 5 % error in M.
+        In float32 (or float64) whatever the trainer's precision: bfloat16 has 5 % error in M. Nor is it the TF32 in
+        which a GPU convolves by default.
         """
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), whole_float32():
             if self.meta_gradient == "virtual_step":
                 return self.virtual_step(batch)
             theta, buffers = alice.state(self.score)
@@ -147,8 +161,8 @@ class Elite(Detector):
         anomalous, score = label < 0, inference.score.detach()
         self.observe(
             labeled_loss=inference.labeled_loss,
-            hinge_active_labeled=(inference.labeled_score < self.margin)[y < 0].sum() / (y < 0).sum().clamp(min=1),
-            hinge_active_unlabeled=(score < self.margin)[anomalous].sum() / anomalous.sum().clamp(min=1),
+            hinge_active_labeled=((inference.labeled_score < self.margin) & (y < 0)).sum() / (y < 0).sum().clamp(min=1),
+            hinge_active_unlabeled=((score < self.margin) & anomalous).sum() / anomalous.sum().clamp(min=1),
             pseudo_anomalies=anomalous.float().mean(),
             idle_share=(inference.weight == 0).all(),
         )

@@ -38,4 +38,4 @@ class LatentOutlierExposure(Contaminated):
         if self.warming_up:
             return score.mean()
         self.observe(contamination=self.contamination)
-        return latent_outlier_exposure(score, self.anomaly_loss(score), self.contamination, self.update)
+        return latent_outlier_exposure(score, self.anomaly_loss(score), self.share, self.update)

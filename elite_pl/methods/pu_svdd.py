@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from elite_pl.algorithm.losses import positive_unlabeled
+from elite_pl.algorithm.losses import mean_where, positive_unlabeled
 from elite_pl.data.datamodule import Batch
 from elite_pl.methods.contaminated import Contaminated
 
@@ -22,6 +22,7 @@ class PuSvdd(Contaminated):
         if self.warming_up:
             return self.unlabeled_score(batch).mean()
         unlabeled, labeled = self.scores(batch)
-        anomalous = labeled[batch["labeled_y"] < 0]
+        anomalous = batch["labeled_y"] < 0
         self.observe(contamination=self.contamination)
-        return positive_unlabeled(unlabeled, anomalous, self.anomaly_loss(anomalous), self.contamination)
+        normal_loss, loss = mean_where(anomalous, labeled), mean_where(anomalous, self.anomaly_loss(labeled))
+        return positive_unlabeled(unlabeled, normal_loss, loss, self.contamination)

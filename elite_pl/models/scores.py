@@ -1,6 +1,8 @@
 """Ω: modules that map samples to anomaly scores, higher for the more anomalous."""
 
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
@@ -12,11 +14,13 @@ from elite_pl.algorithm.losses import center_of
 from elite_pl.annotations import at_least, checked
 from elite_pl.models.networks import Backbone
 
+TOGETHER = 1000  # batches whose outputs are kept in memory to be added up
+
 
 class Score(nn.Module):
     """The base of all scores: maps samples (n, ...) to scores (n,)."""
 
-    def initialise(self, batches: list[Tensor]) -> None:
+    def initialise(self, batches: Iterable[Tensor]) -> None:
         """Fixes what is fixed before training, such as a center.
 
         Args:
@@ -44,9 +48,14 @@ class Hypersphere(Score):
         self.register_buffer("center", torch.zeros(backbone.outputs))
 
     @torch.no_grad()
-    def initialise(self, batches: list[Tensor]) -> None:
+    def initialise(self, batches: Iterable[Tensor]) -> None:
         """Sets the center o to the mean output; see `losses.center_of`."""
-        self.center.copy_(center_of(torch.cat([self.encoder(batch) for batch in batches])))
+        total, samples = torch.zeros_like(self.center), 0
+        outputs = (self.encoder(batch) for batch in batches)
+        while some := list(itertools.islice(outputs, TOGETHER)):
+            total += torch.cat(some).sum(dim=0)
+            samples += sum(map(len, some))
+        self.center.copy_(center_of(total / samples))
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""

@@ -59,6 +59,7 @@ class Step:
     gradient_clip_val: Positive | None = None
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
     accumulate_grad_batches: Annotated[int, at_least(1)] = 1
+    channels_last: bool = False
 
 
 STEP = [field.name for field in fields(Step)]
@@ -183,6 +184,9 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         detector = make(**options)
         rehearse(detector, config.epochs)
     step = step_settings(config)
+    if step.channels_last:  # of the weights: what comes out of a convolution follows them
+        for network in (detector.backbone.encoder, detector.backbone.decoder, detector):
+            network.to(memory_format=torch.channels_last)
     detector.micro_batches = step.accumulate_grad_batches
     if step.gradient_clip_val is not None:
         detector.clipping = step.gradient_clip_val, step.gradient_clip_algorithm
@@ -237,7 +241,9 @@ def step_settings(config: Config) -> Step:
 
 def pretrained_file(config: Config, data: PollutedData) -> Path:
     """Where the pre-trained weights lie that all methods on one split and network share."""
-    resolved = plain(config)
+    resolved, accelerator = plain(config), config.trainer.accelerator
+    if accelerator != "cpu" and torch.cuda.is_available():
+        accelerator = torch.cuda.get_device_name()
     by_content(resolved["backbone"], "weights")
     identity = {
         "backbone": resolved["backbone"],
@@ -249,7 +255,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
         "split": [getattr(data.split, part).tolist() for part in ("unlabeled", "labeled")],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "arithmetic": [str(torch.get_default_dtype()), config.trainer.accelerator, torch.cuda.is_available()],
+        "arithmetic": [str(torch.get_default_dtype()), accelerator, config.trainer.get("channels_last", False)],
     }
     return Path(config.output_dir) / "pretrained" / f"{digest(identity)}.pt"
 

@@ -41,6 +41,7 @@ BEFORE: dict[str, object] = {
     "trainer.gradient_clip_val": None,
     "trainer.gradient_clip_algorithm": "norm",
     "trainer.accumulate_grad_batches": 1,
+    "trainer.channels_last": False,
     "trainer.limit_train_batches": None,
     "trainer.limit_val_batches": None,
     "trainer.max_steps": -1,

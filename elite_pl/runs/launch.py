@@ -21,6 +21,7 @@ from elite_pl.runs.build import PER_CORE
 from elite_pl.runs.results import finished
 from elite_pl.runs.run import run
 from elite_pl.runs.spec import RunSpec
+from elite_pl.runs.startup import keep_freed_memory
 
 PATIENCE = 5  # seconds that the processes of a run get to end by themselves when one of them has failed
 trained = False  # whether this process has, and may hold threads that a fork would not get
@@ -49,6 +50,7 @@ def launch(spec: RunSpec) -> dict[str, Any] | None:
     # Even a single process is started with Ddp: Lightning leaves its rank and its group where it has run.
     if not takes_processes(spec) or environment:
         trained = True
+        keep_freed_memory()
         return run(spec)
     devices = local_devices(spec)
     lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
@@ -57,7 +59,8 @@ def launch(spec: RunSpec) -> dict[str, Any] | None:
             f"trainer.num_nodes={nodes}: each machine needs {', '.join(lacking)} set: "
             "address and a free port of the first machine, and its own number, from 0"
         )
-    clean = sys.platform == "linux" and not ((trained and torch.get_num_threads() > 1) or torch.cuda.is_initialized())
+    # Neither threads nor a GPU's driver, which has been asked for its devices, go along with a fork.
+    clean = sys.platform == "linux" and not ((trained and torch.get_num_threads() > 1) or torch.cuda.is_available())
     method = "fork" if clean else "spawn"
     lightning = LightningEnvironment()
     address = {"MASTER_ADDR": lightning.main_address, "MASTER_PORT": str(lightning.main_port)}
@@ -153,6 +156,7 @@ def _process(local_rank: int, spec: RunSpec, address: dict[str, str], threads: i
     if "OMP_NUM_THREADS" not in os.environ:  # Lightning would set its own number, whatever the configuration says
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
+    keep_freed_memory()
     try:
         run(spec)
     except Exception as error:

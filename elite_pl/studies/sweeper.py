@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import itertools
 import logging
 import statistics
@@ -84,6 +84,7 @@ class Sweep(Sweeper):
         self.loader, self.master = hydra_context.config_loader, config
         self.parser = OverridesParser.create(config_loader=self.loader)
         self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.parsed: dict[str, tuple[str, Any]] = {}
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -165,19 +166,28 @@ class Sweep(Sweeper):
 
         Raises:
             HydraException: If there is no such key or option, or a value is of the wrong type.
+
+        Returns:
+            The configuration; that of a later cell takes its place.
         """
         root = {f.name for f in fields(config.Config)} - set(config.GROUPS)
-        values = [text for text in overrides if text.split("=")[0] in root]
-        rest = tuple(text for text in overrides if text not in values)
-        if rest not in self.composed:
-            cfg = self.loader.load_sweep_config(self.master, list(rest))
+        values = {text: text.split("=")[0] for text in overrides if text.split("=")[0] in root}
+        rest = [text for text in overrides if text not in values]
+        kind = (*rest, *values.values())
+        if kind not in self.composed:
+            cfg = self.loader.load_sweep_config(self.master, rest)
             with read_write(cfg), open_dict(cfg):
                 del cfg["hydra"]
-            self.composed[rest] = cfg
-        cfg = copy.deepcopy(self.composed[rest])
+            with contextlib.suppress(OmegaConfBaseException):  # which the cell tells
+                config.settle(cfg, set(values.values()))
+            self.composed[kind] = cfg
+        cfg = self.composed[kind]
         try:
-            for override in self.parser.parse_overrides(values):
-                OmegaConf.update(cfg, override.key_or_group, override.value())
+            for text in values:
+                if text not in self.parsed:
+                    (override,) = self.parser.parse_overrides([text])
+                    self.parsed[text] = override.key_or_group, override.value()
+                OmegaConf.update(cfg, *self.parsed[text])
         except OmegaConfBaseException:
             return self.loader.load_sweep_config(self.master, overrides)  # which says what is wrong
         return cfg

@@ -86,6 +86,13 @@ def test_scaling():
     torch.testing.assert_close(training.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]))
 
 
+def test_on_a_cpu_samples_stay_where_they_are():
+    x = np.random.default_rng(0).random((27, 3), dtype=np.float32)
+    data = make_data(x=x)
+    assert data.arrays.x_train is x and not len(data.unlabeled.values)
+    torch.testing.assert_close(data.unlabeled[:], torch.as_tensor(x[data.split.unlabeled]), rtol=0, atol=0)
+
+
 def test_training_samples_are_all_unlabeled_and_labeled_ones():
     data = make_data(x=np.linspace(0, 1, 27, dtype=np.float32)[:, None])
     batches = list(data.training_samples(torch.randperm(27)))

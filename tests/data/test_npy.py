@@ -11,6 +11,7 @@ import torch
 from test_image_folder import refused_by
 
 from elite_pl.data import datamodule, npy, npz, rows
+from elite_pl.data.preprocessing import Preprocessing
 from elite_pl.data.splits import known_labels
 from elite_pl.runs.trained import load as load_detector
 
@@ -66,8 +67,8 @@ def test_more_than_the_memory_holds_gives_the_same_scores(command, monkeypatch):
     np.save("test_y.npy", np.where(np.arange(N) % 3, 1, -1))
     test = ("dataset.test_path=x.npy", "dataset.test_labels_path=test_y.npy")
     found = []
-    for limit in (2**32, 0):
-        monkeypatch.setattr(datamodule, "RESIDENT", limit)
+    for kept in (True, False):  # a copy in memory, or in the file
+        monkeypatch.setattr(Preprocessing, "changes", lambda *_, kept=kept: kept)
         outcome = command("dataset=npy", "dataset.path=x.npy", "dataset.labels_path=y.npy", *test, "epochs=2")
         assert outcome.code == 0, outcome.err
         found.append([(outcome.directory / name).read_text() for name in ("scores.csv", "audit.csv", "history.csv")])

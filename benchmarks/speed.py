@@ -1,0 +1,263 @@
+"""What steps, runs and their parts cost, as ratios from one run on one thread, in CPU time.
+
+    [DEEP_SAD_PYTORCH=PATH] python benchmarks/speed.py --write
+
+Everything learns from random pixels in the shape of MNIST or CIFAR-10. A method's epochs in the Lightning loop are
+compared with those of Deep SVDD just before them, so that what else the machine does hits both; the first epoch does
+not count, and validation is off. PATH is a checkout of https://github.com/lukasruff/Deep-SAD-PyTorch, which then trains
+and tests on the same images.
+"""
+
+import argparse
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import loop_overhead
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_module
+
+from elite_pl import config
+from elite_pl.cli import silence_advice
+from elite_pl.data import Arrays
+from elite_pl.methods.base import Detector
+from elite_pl.runs import environment, startup
+from elite_pl.runs.build import make_data, make_detector, make_trainer
+from elite_pl.runs.callbacks import History
+from elite_pl.runs.run import run
+from elite_pl.runs.spec import RunSpec
+
+RESULTS = Path(__file__).parent / "results" / "speed.md"
+METHODS = Path(__file__).parents[1] / "conf" / "method"
+SAME_STEPS = ("_augmented", "_paper", "_published", "_release", "_tabular", "_hinge")  # other settings of a class
+EPOCHS = 4
+MNIST = ["dataset=mnist", "label_ratio=0.004"]  # 128 unlabeled samples and 20 labeled ones in a step
+CIFAR = ["dataset=cifar10", "label_ratio=0.02"]  # 128 and 100
+COMMON = ["logger=none", "threads=1", "method.pretrain_epochs=0", "batch_size=128", "trainer.accelerator=cpu"]
+
+
+def colours() -> Arrays:
+    """Random pixels in the shape of CIFAR-10."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (6000, 3, 32, 32), dtype=np.uint8), np.arange(6000) % 2
+    return Arrays("colours", x, y, x[:100], y[:100], None, "classes", "random")
+
+
+def pixels() -> Arrays:
+    """Random pixels in the shape of MNIST, and as many to test on."""
+    gray = loop_overhead.pixels()
+    rng = np.random.default_rng(1)
+    return replace(gray, x_test=rng.integers(0, 256, (10000, 1, 28, 28), dtype=np.uint8), y_test=np.arange(10000) % 2)
+
+
+class Times(pl.Callback):
+    """CPU seconds of the epochs, and of the parts of a run."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+        self.at: dict[str, float] = {"read": time.process_time()}
+        self.validation = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before the preparation."""
+        self.at["prepare"] = time.process_time()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Between two epochs."""
+        self.at.setdefault("train", time.process_time())
+        self.marks.append(time.process_time())
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The test part is scored."""
+        self.validation -= time.process_time()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """And has been."""
+        self.validation += time.process_time()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What comes after are scores and files."""
+        self.at["files"] = time.process_time()
+
+
+TIMES = Times()
+
+
+def times() -> Times:
+    """The callback of the run at hand, as its configuration names it."""
+    return TIMES
+
+
+def composed(directory: Path, *typed: str) -> Any:
+    with initialize_config_module("elite_pl.conf", version_base="1.3"):
+        cfg = compose("train", [*COMMON, f"epochs={EPOCHS}", f"output_dir={directory}", *typed])
+    source = "colours" if cfg.dataset.name == "cifar10" else "pixels"
+    cfg.dataset.source = {"_target_": f"__main__.{source}"}
+    return cfg
+
+
+def epoch(*typed: str) -> float | None:
+    """CPU seconds of an epoch of 5,000 samples in the Lightning loop; None for a method that has none."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = composed(Path(folder), "trainer.limit_val_batches=0", *typed)
+        data = make_data(cfg)
+        detector = make_detector(cfg, data.sample_shape)
+        if not isinstance(detector, Detector):
+            return None
+        trainer = make_trainer(replace(RunSpec.of(cfg), directory=Path(folder)), History(Path(folder) / "history.csv"))
+        found = Times()
+        trainer.callbacks.insert(0, found)  # type: ignore[attr-defined]
+        trainer.fit(detector, datamodule=data)
+    return statistics.median(np.diff(found.marks)[1:].tolist())
+
+
+def against(base: list[str], other: list[str]) -> float | None:
+    """The CPU time of an epoch over that of a base, each measured twice in turn."""
+    ratios = []
+    for _ in range(2):
+        before, found = epoch(*base), epoch(*other)
+        if before is None or found is None:
+            return None
+        ratios.append(found / before)
+    return statistics.mean(ratios)
+
+
+def whole_run() -> list[tuple[str, str]]:
+    """Where the CPU seconds of a whole run go."""
+    global TIMES
+    imports = "from elite_pl.runs import startup; startup.import_lightning(); import elite_pl.runs.launch"
+    start = subprocess.Popen([sys.executable, "-c", imports])
+    usage = os.wait4(start.pid, 0)[2]
+    TIMES = Times()
+    with tempfile.TemporaryDirectory() as folder:
+        watched = "+callbacks.times._target_=__main__.times"
+        cfg = composed(Path(folder), *MNIST, "method=elite_svdd", "method.pretrain_epochs=1", watched)
+        run(RunSpec.of(cfg))
+    end, at = time.process_time(), TIMES.at
+    training = at["files"] - at["train"] - TIMES.validation
+    parts = {
+        "imports": usage.ru_utime + usage.ru_stime,
+        "reading": at["prepare"] - at["read"],
+        "preparation, with 1 epoch of pre-training": at["train"] - at["prepare"],
+        f"{EPOCHS} epochs of steps": training,
+        f"{EPOCHS} times 10,000 test samples": TIMES.validation,
+        "last scores and files": end - at["files"],
+    }
+    rows = [(f"elite_svdd, a whole run: {name}", f"{seconds:.1f} s") for name, seconds in parts.items()]
+    rows.append(("elite_svdd: unlabeled samples trained on", f"{EPOCHS * 4980 / training:,.0f} a second"))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [*rows, ("elite_svdd, a whole run: peak memory, with the imports", f"{memory:.0f} MiB")]
+
+
+def rival(path: str) -> list[tuple[str, str]]:
+    """Our Deep SAD over that of Deep-SAD-PyTorch: epochs and test samples per CPU second."""
+    sys.path.insert(0, f"{path}/src")
+    from base.torchvision_dataset import TorchvisionDataset  # type: ignore[import-not-found]
+    from datasets.mnist import MyMNIST  # type: ignore[import-not-found]
+    from DeepSAD import DeepSAD  # type: ignore[import-not-found]
+    from torchvision import transforms
+
+    def images(x: np.ndarray, labeled: int) -> Any:
+        made = MyMNIST.__new__(MyMNIST)  # its files are not needed, the way in which it reads a sample is
+        made.data, made.targets = torch.as_tensor(x[:, 0]), torch.arange(len(x)) % 2
+        made.semi_targets = torch.zeros(len(x), dtype=torch.long)
+        made.semi_targets[:labeled] = 1 - 2 * made.targets[:labeled]
+        made.transform, made.target_transform = transforms.ToTensor(), None
+        return made
+
+    arrays = pixels()
+    dataset = TorchvisionDataset("")
+    dataset.train_set, dataset.test_set = images(arrays.x_train[:5000], 20), images(arrays.x_test, 0)
+    seconds: dict[str, list[float]] = {"training": [], "testing": []}
+    for _ in range(2):
+        ours = epoch(*MNIST, "method=deep_sad")
+        theirs = DeepSAD()
+        theirs.set_network("mnist_LeNet")
+        start = time.process_time()
+        theirs.train(dataset, n_epochs=2, device="cpu")
+        middle = time.process_time()
+        theirs.test(dataset, device="cpu")
+        seconds["training"].append((middle - start) / 3 / ours)  # an epoch of theirs is also spent on the center
+        cfg = composed(Path("unused"), *MNIST, "method=deep_sad")
+        data = make_data(cfg)
+        detector = make_detector(cfg, data.sample_shape)
+        after = time.process_time()
+        detector.score_samples(data.test)
+        seconds["testing"].append((after - middle) / (time.process_time() - after))
+    return [
+        (f"Deep-SAD-PyTorch over deep_sad: {part}", f"{statistics.mean(ratios):.2f}")
+        for part, ratios in seconds.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside the other results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    startup.keep_freed_memory()
+    silence_advice()
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    config.register()
+
+    lines = ["| what | measured |", "|---|---|"]
+
+    def tell(rows: list[tuple[str, str]]) -> None:
+        for row in rows:
+            lines.append(f"| {row[0]} | {row[1]} |")
+            print(lines[-1], flush=True)
+
+    tell(whole_run())
+    last = "trainer.channels_last=true"
+    svdd, elite = "method=deep_svdd", "method=elite_svdd"
+    cases = {
+        "elite_svdd by virtual_step over deep_svdd": (
+            [svdd, *MNIST],
+            [elite, *MNIST, "method.meta_gradient=virtual_step"],
+        ),
+        "deep_svdd, channels_last over not": ([svdd, *MNIST], [svdd, *MNIST, last]),
+        "elite_svdd over deep_svdd, both channels_last": ([svdd, *MNIST, last], [elite, *MNIST, last]),
+        "elite_svdd over deep_svdd, CIFAR-10, 100 labeled": ([svdd, *CIFAR], [elite, *CIFAR]),
+        "deep_svdd, CIFAR-10, channels_last over not": ([svdd, *CIFAR], [svdd, *CIFAR, last]),
+        "elite_svdd over deep_svdd, CIFAR-10, both channels_last": ([svdd, *CIFAR, last], [elite, *CIFAR, last]),
+    }
+    methods = sorted(path.stem for path in METHODS.glob("*.yaml") if not path.stem.endswith(SAME_STEPS))
+    methods = [method for method in methods if method not in ("deep_svdd", "elite_ae")]
+    cases |= {f"{method} over deep_svdd": ([svdd, *MNIST], [f"method={method}", *MNIST]) for method in methods}
+    cases["elite_ae over autoencoder"] = ["method=autoencoder", *MNIST], ["method=elite_ae", *MNIST]
+    for name, (base, other) in cases.items():
+        if (ratio := against(base, other)) is not None:
+            tell([(name, f"{ratio:.2f}")])
+    ours, bare, _ = loop_overhead.measure("MNIST LeNet", 8)
+    tell([("Lightning loop over a bare loop, wall-clock", f"{statistics.median(np.divide(ours, bare)):.2f}")])
+    if path := os.environ.get("DEEP_SAD_PYTORCH"):
+        tell(rival(path))
+    where = environment.environment()
+    text = f"""# Speed
+
+`DEEP_SAD_PYTORCH=… python benchmarks/speed.py --write`, or `make bench`: CPU time on one thread, random pixels in the
+shape of MNIST, batches of 128, 20 labeled samples, where nothing else is said.
+
+{chr(10).join(lines)}
+
+{where["device"]}, {where["platform"]}, Python {where["version/python"]}, torch {where["version/torch"]},
+commit {where["commit"]}.
+"""
+    if options.write:
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

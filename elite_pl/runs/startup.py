@@ -1,0 +1,43 @@
+"""How a process that trains is started: for this and nothing else, so what suits no other program may be done in it."""
+
+import ctypes
+import platform
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep up to 512 MB that were freed, where Linux has it: a step frees and takes the same again.
+
+    Else each large tensor is memory mapped anew, which the kernel clears page by page. 32 MiB are the most that glibc
+    takes for the size above which it does so. https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**29)
+
+
+def import_lightning() -> None:
+    """Imports Lightning, and torchmetrics with it, without SciPy's signals and torchvision: a second less.
+
+    torchmetrics imports them for metrics of audio and images wherever they are installed, and then goes without. This
+    is for a process of our own: in a program of somebody else's it would leave torchmetrics without those metrics.
+    """
+    if "torchmetrics" in sys.modules or "scipy" in sys.modules:
+        return
+    from lightning_utilities.core.imports import RequirementCache
+
+    available = RequirementCache.__bool__
+
+    def needed(cache: RequirementCache) -> bool:
+        return not str(cache.requirement).startswith(("scipy", "torchvision")) and available(cache)
+
+    setattr(RequirementCache, "__bool__", needed)  # noqa: B010 -- mypy lets nobody assign to a method
+    sys.modules["scipy"] = None  # type: ignore[assignment]  # Python's word for what is not to be found
+    try:
+        import pytorch_lightning  # noqa: F401
+    finally:
+        del sys.modules["scipy"]
+        setattr(RequirementCache, "__bool__", available)  # noqa: B010
