@@ -36,7 +36,7 @@ class Auto(BaseDetector):
 
     The weight of a candidate is `prior * exp((A - A_best) / temperature)`, with the ROC AUC A of labeled samples that
     it was not trained on. With 20 labels A is known to some points only: at the default temperature a candidate that
-    looks 10 points worse than the best counts a third of it. Where there are too few labels to hold some out, the
+    looks 10 points worse than the best counts a seventh of it. Where there are too few labels to hold some out, the
     priors decide.
 
     `elite_pl.runs.candidates` trains the candidates, each as a run of its own would be.
@@ -44,11 +44,9 @@ class Auto(BaseDetector):
     Args:
         name: The method's name in logs and tables.
         candidates: By kind of data (`vectors`, `images`, `features`), then by name: what of the root configuration is
-            other for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), of how many
-            `seeds` it is the mean (1), and whether it is `augmented` (false). One that needs labels which are not there
-            is left out; if none is left, those of `vectors_unlabeled` and so on take their place.
-        augmentations: By name of a data set, or `images` for any other: the augmentation of augmented candidates,
-            unless the root configuration has one.
+            other for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), and of how
+            many `seeds` it is the mean (1). One that needs labels which are not there is left out; if none is left,
+            those of `vectors_unlabeled` and so on take their place.
         folds: By kind of data: parts of the labeled samples that are held out in turn; 0: the priors decide.
         fewest: Labeled samples of each kind below which nothing is held out.
         temperature: See above.
@@ -63,14 +61,13 @@ class Auto(BaseDetector):
         *,
         name: str,
         candidates: dict[str, Any],
-        augmentations: dict[str, Any],
         folds: dict[str, Any],
         fewest: Annotated[int, at_least(2)],
         temperature: Positive,
         optimizer: Any = None,
     ) -> None:
         super().__init__()
-        self.name, self.candidates, self.augmentations = name, candidates, augmentations
+        self.name, self.candidates = name, candidates
         self.folds, self.fewest, self.temperature = folds, fewest, temperature
         self.score = Mixture([])
         self.found: dict[str, float] = {}

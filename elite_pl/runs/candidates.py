@@ -111,8 +111,8 @@ def together(candidates: list[Candidate], weights: list[float], held: list[Cross
 
 
 def kind_of(data: PollutedData) -> str:
-    """The kind of data by which candidates are listed."""
-    return "features" if data.features else "vectors" if len(data.sample_shape) == 1 else "images"
+    """The kind of data by which candidates are listed, whatever feature map the root configuration has."""
+    return "features" if data.features else "vectors" if data.arrays.x_train.ndim == 2 else "images"
 
 
 def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
@@ -123,18 +123,16 @@ def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
     """
     kind = kind_of(data)
     for group in (kind, f"{kind}_unlabeled"):
-        found = [*_able(auto, auto.candidates.get(group, {}), spec, data)]
+        found = [*_able(auto.candidates.get(group, {}), spec, data)]
         if found:
             return found
     raise LabelError(f"{auto.name}: none of its candidates for {kind} can learn from these labels")
 
 
-def _able(auto: Auto, candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
+def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
     split = replace(data.split, test=data.split.test[:0])
     for name, candidate in candidates.items():
-        settings = {key: value for key, value in candidate.items() if key not in ("prior", "seeds", "augmented")}
-        if candidate.get("augmented") and (spec.plain["augmentation"] or {}).get("_target_") is None:
-            settings["augmentation"] = auto.augmentations.get(data.arrays.name, auto.augmentations["images"])
+        settings = {key: value for key, value in candidate.items() if key not in ("prior", "seeds")}
         own = with_settings(spec, settings)
         under = data.under(
             split,

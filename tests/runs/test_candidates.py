@@ -49,7 +49,7 @@ def test_without_labels_of_both_kinds_those_that_need_none_learn(table, labels):
 
 
 def test_a_candidate_that_looks_worse_counts_less():
-    auto = Auto(name="auto", candidates={}, augmentations={}, folds={}, fewest=4, temperature=0.1)
+    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature=0.1)
     found = [
         Candidate(name, prior, [], torch.zeros(1, 1), auroc, 0.0)
         for name, prior, auroc in (("a", 1.0, (0.9, 0.05)), ("b", 1.0, (0.8, 0.05)), ("c", 2.0, (0.9, 0.05)))
