@@ -42,7 +42,7 @@ def pictures(*shape):
     return x, y
 
 
-def fit(x, y, method=None, **options):
+def fit(x, y, method="elite_svdd", **options):
     return elite_pl.fit(x, y, method, overrides=[] if method in SHALLOW else SHORT, **options)
 
 
@@ -150,9 +150,9 @@ def test_a_single_label():
     x, _ = data()
     y = [-1, *[0] * 119]
     with pytest.raises(ValueError, match="a single labeled sample has no statistics"):
-        elite_pl.fit(x, y)
+        elite_pl.fit(x, y, "elite_svdd")
     settings = [*SHORT, "method.labeled_statistics=running"]
-    assert np.isfinite(elite_pl.fit(x, y, overrides=settings).training_scores).all()
+    assert np.isfinite(elite_pl.fit(x, y, "elite_svdd", overrides=settings).training_scores).all()
     assert np.isfinite(fit(x, y, "deep_svdd").training_scores).all()
 
 
@@ -166,7 +166,7 @@ def test_it_goes_unnoticed(capfd):
     torch.manual_seed(3)
     random, threads, level = torch.get_rng_state(), torch.get_num_threads(), logging.getLogger().level
     x, y = data()
-    elite_pl.fit(x, y, overrides=[*SHORT, "threads=2", "trainer.precision=64"])
+    elite_pl.fit(x, y, "elite_svdd", overrides=[*SHORT, "threads=2", "trainer.precision=64"])
     assert torch.get_rng_state().equal(random) and torch.get_num_threads() == threads
     assert torch.get_default_dtype() == torch.float32 and logging.getLogger().level == level
     assert capfd.readouterr() == ("", "") and os.listdir() == []
@@ -238,7 +238,7 @@ del x, y
 def test_bad_x_and_y(case):
     x, y, *words = BAD_INPUT[case]
     with pytest.raises(ValueError) as caught:
-        elite_pl.fit(x, y)
+        elite_pl.fit(x, y, "elite_svdd")
     message = str(caught.value)
     assert all(word in message for word in words) and "\n" not in message, message
     assert "dataset" not in message and "y_train" not in message

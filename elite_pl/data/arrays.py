@@ -221,7 +221,7 @@ def to_numbers(name: str, x: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name} has shape {x.shape}; (n, D) vectors or (n, H, W[, C]) images are right")
     if x.ndim == 2:
         with np.errstate(over="ignore"):
-            x = x.astype(np.float32, copy=False)
+            x = x.astype(np.float32, copy=min(x.strides) < 0)  # PyTorch takes no array that runs backward
         if not np.isfinite(x).all():
             raise ValueError(f"{name} holds values too large for float32; scale them")
         return x

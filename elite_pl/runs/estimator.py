@@ -29,7 +29,7 @@ class EliteDetector(OutlierMixin, BaseEstimator):
     >>> X = np.concatenate([rng.normal(0, 1, (180, 2)), rng.normal(5, 1, (60, 2))])  # a quarter are anomalies
     >>> labels = np.zeros(240, dtype=int)
     >>> labels[:10], labels[180:190] = 1, -1  # and 20 are labeled
-    >>> detector = EliteDetector(overrides=["epochs=10", "batch_size=32"]).fit(X, labels=labels)
+    >>> detector = EliteDetector().fit(X, labels=labels)
     >>> detector.predict([[0.0, 0.0], [5.0, 5.0]])
     array([ 1, -1])
 

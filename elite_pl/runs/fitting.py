@@ -25,7 +25,7 @@ from elite_pl.runs.run import learn, trained_detector
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.trained import TrainedDetector
 
-RECOMMENDED = "elite_svdd"  # for data of one's own
+RECOMMENDED = "auto"  # for data of one's own
 
 # What the arguments say themselves, and what belongs to the command.
 NOT_HERE = {"dataset", "dataset.path", "dataset.labels", "dataset.source", "method", "seed"}
@@ -46,7 +46,7 @@ def fit(
     >>> x = np.concatenate([rng.normal(0, 1, (180, 2)), rng.normal(5, 1, (60, 2))])  # a quarter are anomalies
     >>> y = np.zeros(240, dtype=int)
     >>> y[:10], y[180:190] = 1, -1  # and 20 are labeled
-    >>> detector = elite_pl.fit(x, y, overrides=["epochs=10", "batch_size=32"])
+    >>> detector = elite_pl.fit(x, y)
     >>> detector.predict([[0.0, 0.0], [5.0, 5.0]])
     array([ 1, -1])
     >>> detector.score(x).shape, np.allclose(detector.score(x), detector.training_scores)
@@ -56,7 +56,7 @@ def fit(
         x: Samples: vectors (n, features) of numbers without gaps, or images (n, H, W), (n, H, W, C) or (n, C, H, W)
             with C 1 or 3, integers in 0..255 or floats in [0, 1]. An array, a tensor, lists or a data frame.
         y: What is known of each, shape (n,): 1 normal, -1 an anomaly, 0 unlabeled.
-        method: The name of a method, such as `"deep_sad"`; None for the recommended one.
+        method: The name of a method, such as `"deep_sad"`; None for the recommended one, `auto`.
         seed: Of the initial network and the order of batches.
         overrides: Other settings, as the command takes them: `["epochs=50", "backbone.hidden=[64]"]`.
 

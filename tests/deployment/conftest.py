@@ -62,4 +62,4 @@ def of_folder(trained, tmp_path_factory):
 def of_vectors():
     """A detector of vectors, and what it was trained on."""
     x = np.random.default_rng(0).normal(size=(80, 5)).astype(np.float32)
-    return elite_pl.fit(x, np.repeat([1, -1, 0], [5, 5, 70]), overrides=list(SHORT[:3])), x
+    return elite_pl.fit(x, np.repeat([1, -1, 0], [5, 5, 70]), "elite_svdd", overrides=list(SHORT[:3])), x

@@ -98,7 +98,7 @@ def test_arrays_of_images_and_folders_are_told_alike(call, axes):
     elif axes == "fractions":
         x = x / np.float32(255)
     settings = ["epochs=1", "method.pretrain_epochs=0", "threshold=fitted"]
-    detector = elite_pl.fit(x, np.repeat([1, -1, 0], [5, 5, 30]), overrides=settings)
+    detector = elite_pl.fit(x, np.repeat([1, -1, 0], [5, 5, 30]), "elite_svdd", overrides=settings)
     detector.save("detector.pt")
     np.save("x.npy", x)
     for source in ("images", "x.npy"):

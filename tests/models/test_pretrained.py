@@ -271,7 +271,7 @@ def test_a_detector_from_python_on_features(images, tmp_path, monkeypatch):
         x, labels = file["x"], np.where(file["y"] == 0, 1, -1)
     labels[10:60], labels[70:] = 0, 0
     typed = ["epochs=1", "method.pretrain_epochs=0", "backbone=efficientnet_lite0", "backbone.image_size=16"]
-    detector = elite_pl.fit(x, labels, overrides=typed)
+    detector = elite_pl.fit(x, labels, "elite_svdd", overrides=typed)
     assert np.array_equal(detector.score(x), detector.training_scores)
     assert [path.name for path in tmp_path.iterdir()] == ["images.npz"]
 

@@ -38,7 +38,10 @@ def test_what_scikit_learn_asks_of_an_estimator(settings):
 
 def test_signs_and_numbers_are_those_of_the_detector():
     x, labels = data()
-    trained, detector = elite_pl.fit(x, labels, overrides=SHORT), EliteDetector(overrides=SHORT)
+    trained, detector = (
+        elite_pl.fit(x, labels, "elite_svdd", overrides=SHORT),
+        EliteDetector("elite_svdd", overrides=SHORT),
+    )
     predicted = detector.fit_predict(x, labels=labels)
     assert detector.score_samples(x).tolist() == (-trained.score(x)).tolist()
     assert detector.offset_ == -trained.threshold
@@ -49,10 +52,10 @@ def test_signs_and_numbers_are_those_of_the_detector():
 
 def test_labels_may_come_as_y():
     x, labels = data()
-    expected = EliteDetector(overrides=SHORT).fit(x, labels=labels).score_samples(x).tolist()
+    expected = EliteDetector("elite_svdd", overrides=SHORT).fit(x, labels=labels).score_samples(x).tolist()
     for y in (labels, pd.Series(labels), torch.tensor(labels), labels.astype(float)):
-        assert EliteDetector(overrides=SHORT).fit(x, y).score_samples(x).tolist() == expected
-    other = EliteDetector(overrides=SHORT).fit(x, np.where(labels < 0, 0, labels), labels=labels)
+        assert EliteDetector("elite_svdd", overrides=SHORT).fit(x, y).score_samples(x).tolist() == expected
+    other = EliteDetector("elite_svdd", overrides=SHORT).fit(x, np.where(labels < 0, 0, labels), labels=labels)
     assert other.score_samples(x).tolist() == expected
 
 
@@ -77,8 +80,10 @@ def as_polars(array):
 @pytest.mark.parametrize("convert", [pd.DataFrame, torch.tensor, as_polars, np.ndarray.tolist])
 def test_all_kinds_of_arrays(convert):
     x, labels = data()
-    expected = EliteDetector(overrides=SHORT).fit(x, labels=labels)
-    found = EliteDetector(overrides=SHORT).fit(convert(x), labels=torch.tensor(labels, requires_grad=False))
+    expected = EliteDetector("elite_svdd", overrides=SHORT).fit(x, labels=labels)
+    found = EliteDetector("elite_svdd", overrides=SHORT).fit(
+        convert(x), labels=torch.tensor(labels, requires_grad=False)
+    )
     assert found.score_samples(convert(x)).tolist() == expected.score_samples(x).tolist()
     assert found.n_features_in_ == 2
     if convert is as_polars:
@@ -104,7 +109,7 @@ def a_table():
 def pipeline(**options):
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output="sparse_threshold" in options)
     columns = ColumnTransformer([("numbers", SimpleImputer(), ["a", "b"]), ("words", encoder, ["c"])], **options)
-    return make_pipeline(columns, EliteDetector(overrides=SHORT))
+    return make_pipeline(columns, EliteDetector("elite_svdd", overrides=SHORT))
 
 
 def test_a_pipeline_fills_gaps_and_encodes_words():
@@ -136,7 +141,7 @@ def test_a_clone_is_untrained_and_a_search_finds_its_parameters():
 
 def test_a_pickle_holds_the_file_of_the_detector():
     x, labels = data()
-    trained = elite_pl.fit(x, labels, overrides=SHORT)
+    trained = elite_pl.fit(x, labels, "elite_svdd", overrides=SHORT)
     content = pickle.dumps(trained)
     named = [argument for opcode, argument, _ in pickletools.genops(content) if opcode.name.endswith("UNICODE")]
     assert named == ["elite_pl.runs.trained", "_of_bytes"]
@@ -148,7 +153,12 @@ def test_other_random_states():
     x, labels = data()
 
     def scores(random_state):
-        return EliteDetector(random_state=random_state, overrides=SHORT).fit(x, labels).score_samples(x).tolist()
+        return (
+            EliteDetector("elite_svdd", random_state=random_state, overrides=SHORT)
+            .fit(x, labels)
+            .score_samples(x)
+            .tolist()
+        )
 
     assert scores(np.random.RandomState(1)) == scores(np.random.RandomState(1)) != scores(np.random.RandomState(2))
 
