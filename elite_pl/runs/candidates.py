@@ -18,7 +18,7 @@ from elite_pl.algorithm import metrics
 from elite_pl.algorithm.calibration import at_share, share_below
 from elite_pl.config import Config, plain
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.errors import LabelError
+from elite_pl.errors import InputError, LabelError
 from elite_pl.methods.auto import Auto, Candidate
 from elite_pl.methods.base import BaseDetector
 from elite_pl.models.mixture import Member
@@ -111,16 +111,21 @@ def together(candidates: list[Candidate], weights: list[float], held: list[Cross
 
 
 def kind_of(data: PollutedData) -> str:
-    """The kind of data by which candidates are listed, whatever feature map the root configuration has."""
-    return "features" if data.features else "vectors" if data.arrays.x_train.ndim == 2 else "images"
+    """The kind of data by which candidates are listed."""
+    return "features" if data.features else "vectors" if len(data.sample_shape) == 1 else "images"
 
 
 def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
     """The candidates that can learn from the data.
 
     Raises:
+        InputError: If all methods are to have one feature map.
         LabelError: If there is none.
     """
+    if data.preprocessing.feature_map is not None:
+        raise InputError(
+            f"feature_map: method={auto.name} gives each candidate one of its own; feature_map=none is right"
+        )
     kind = kind_of(data)
     for group in (kind, f"{kind}_unlabeled"):
         found = [*_able(auto.candidates.get(group, {}), spec, data)]

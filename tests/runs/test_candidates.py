@@ -48,6 +48,11 @@ def test_without_labels_of_both_kinds_those_that_need_none_learn(table, labels):
     assert np.isfinite(detector.score(x)).all()
 
 
+def test_candidates_have_feature_maps_of_their_own(table):
+    with pytest.raises(ValueError, match="feature_map: method=auto gives each candidate one of its own"):
+        elite_pl.fit(*table, method="auto", overrides=["feature_map=tabular"])
+
+
 def test_a_candidate_that_looks_worse_counts_less():
     auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature=0.1)
     found = [
