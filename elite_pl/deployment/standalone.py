@@ -16,7 +16,6 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 MANY = 256  # samples at a time
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def model() -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -37,7 +36,7 @@ def number(text: str | None, kind: str) -> float:
     if text is None or kind == "numbers":
         return np.nan if text is None else float(text)
     date = datetime.fromisoformat(text.replace("/", "-"))
-    return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - EPOCH).total_seconds() / 86400
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() / 86400
 
 
 def encoded(rows: list[dict[str, str]], about: dict[str, Any]) -> np.ndarray:
@@ -71,29 +70,30 @@ def pixels(path: Path, about: dict[str, Any]) -> np.ndarray:
     return (x / np.float32(255) if about["type"] == "float32" else x).reshape(about["shape"])
 
 
-def samples(path: Path, about: dict[str, Any]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Some samples after each other: their names, and themselves, (n, ...)."""
+def samples(path: Path, about: dict[str, Any]) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    """Some samples after each other: what names them, their names, and themselves, (n, ...)."""
     if path.suffix == ".npy":
         x = np.load(path, mmap_mode="r")
         for i in range(0, len(x), MANY):
-            yield [str(j) for j in range(i, min(i + MANY, len(x)))], x[i : i + MANY]
+            yield "index", [str(j) for j in range(i, min(i + MANY, len(x)))], x[i : i + MANY]
     elif path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8-sig") as file:
-            numbered = enumerate(csv.DictReader(file))
+            ids, numbered = about["encoding"]["id_column"], enumerate(csv.DictReader(file))
             while part := list(itertools.islice(numbered, MANY)):
-                names = [row.get(about["encoding"]["id_column"] or "", str(i)) for i, row in part]
-                yield names, encoded([row for _, row in part], about)
+                names = [row.get(ids or "", str(i)) for i, row in part]
+                yield "id" if ids in part[0][1] else "index", names, encoded([row for _, row in part], about)
     else:
-        for name in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            yield [str(name)], pixels(name, about)[None]
+        for one in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            yield "path", [one.relative_to(path).as_posix() if path.is_dir() else one.name], pixels(one, about)[None]
 
 
 if __name__ == "__main__":
     about = json.loads((HERE / "detector.json").read_text(encoding="utf-8"))
     run, normal = model(), np.array(about["normal_scores"])
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["sample", "score", "p_value", "verdict"])
-    for names, x in samples(Path(sys.argv[1]), about):
+    for i, (column, names, x) in enumerate(samples(Path(sys.argv[1]), about)):
+        if i == 0:
+            table.writerow([column, "score", "p_value", "verdict"])
         score, is_anomaly = run(np.ascontiguousarray(x, dtype=about["type"]))
         p_value = (len(normal) - np.searchsorted(normal, score) + 1) / (len(normal) + 1 if len(normal) else np.nan)
         verdict = np.where(is_anomaly, "anomaly", "normal").tolist()

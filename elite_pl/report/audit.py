@@ -269,8 +269,13 @@ def _keep_list(run: AuditedRun, path: Path, there: set[int]) -> list[int]:
     key = next((name for name in ("index", run.column, "path", "id") if name in header), None)
     if key is None or (key != "index" and run.arrays.ids_train is None):
         raise ValueError(f"its first line is {','.join(header)[:80] or 'empty'}; {right}")
+    if others := [name for name in header if name not in ("index", "path", "id", "kept_by")]:
+        told = f"its column {others[0]} tells nothing here, where every sample that is named stays"
+        raise ValueError(f"{told}; {right}, and labels belong in dataset.labels_file")
     if ragged := [i for i, row in enumerate(rows, 1) if len(row) != len(header)]:
         raise ValueError(f"row {ragged[0]} has not {len(header)} values, as the first line has")
+    if len(rows) == 1:
+        raise ValueError("names no sample; a line for each that stays is right")
     places: dict[str, list[int]] = {}
     for i in there:
         places.setdefault(str(i) if key == "index" else run.name(i), []).append(i)

@@ -148,7 +148,7 @@ def test_rows_of_a_table_tell_what_is_odd(command, shown, tmp_path):
     assert [sample["label"] for sample in data["labeled"]] == ["normal", "normal", "anomaly", "anomaly"]
     clean = rows(run / "clean.csv")
     assert clean[0].keys() == {"index", "id", "kept_by"} and clean[0]["id"] == "'=r1"  # no formula
-    by_id = [{"id": row["id"], "label": "normal"} for row in clean[:3]]
+    by_id = [{"id": row["id"]} for row in clean[:3]]
     write(tmp_path / "keep.csv", by_id)
     assert shown(run, "--keep", "keep.csv")[0] == 0
     assert [row["kept_by"] for row in rows(run / "clean.csv")].count("keep list") == 3 - sum(
@@ -299,6 +299,8 @@ def test_bad_input_gets_a_line(command, shown, photos, tmp_path):
         "name\n1\n": ("its first line is name", "index or path"),
         "index,path\n1\n": ("row 2 has not 2 values",),
         "": ("its first line is empty",),
+        "path\n": ("names no sample",),
+        "path,label\nunlabeled/00.png,anomaly\n": ("its column label", "dataset.labels_file"),
     }.items():
         (tmp_path / "keep.csv").write_text(text)
         refused(shown(run, "--keep", "keep.csv"), "--keep keep.csv", *words)
