@@ -38,6 +38,7 @@ PLACES = {
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
     "sklearn": {
+        "data.sources.embedded",
         "methods.extra_trees",
         "methods.isolation_forest",
         "methods.label_spreading",

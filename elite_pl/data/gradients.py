@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from elite_pl.annotations import Positive, at_least, checked
 
+SMALLEST = 4  # pixels of a side: two cells
+
 
 class OrientedGradients(nn.Module):
     """Histograms of oriented gradients (HOG) of images, multiplied by one factor.
@@ -87,7 +89,7 @@ def oriented_gradients(
     Raises:
         ValueError: If an argument is not as annotated, or samples are no images, or are smaller than 4 x 4 pixels.
     """
-    if samples.ndim != 4 or min(samples.shape[2:]) < 4:
+    if samples.ndim != 4 or min(samples.shape[2:]) < SMALLEST:
         raise ValueError(f"needs images of at least 4 x 4 pixels; the shape of a sample is {tuple(samples.shape[1:])}")
     made = OrientedGradients(cells, orientations, torch.ones((), dtype=samples.dtype))
     lengths = torch.cat([made(part).square().sum(dim=1) for part in samples.split(1000)])

@@ -5,6 +5,7 @@ import torch
 
 from elite_pl import config
 from elite_pl.data.arrays import make_arrays
+from elite_pl.data.gradients import OrientedGradients
 from elite_pl.runs import audit
 from elite_pl.runs.build import make_data
 
@@ -18,7 +19,7 @@ def test_images_are_compared_with_their_neighbors_and_not_with_themselves(monkey
     y = np.repeat([0, 1, -1], [34, 4, 2])
     data = make_data(config.compose(TYPED), make_arrays("own", x, y, x[:0], y[:0], labels="known"))
     score = torch.as_tensor(rng.normal(size=34))
-    vectors = x.reshape(40, -1) / 255
+    vectors = OrientedGradients(7, 9, torch.ones(()))(torch.as_tensor(x) / 255).numpy()
     distance = np.linalg.norm(vectors[:, None] - vectors, axis=2)
 
     def expected(references):
@@ -39,4 +40,6 @@ def test_images_are_compared_with_their_neighbors_and_not_with_themselves(monkey
 
 
 def test_large_images_shrink_before_they_are_compared():
-    assert audit.compared(torch.rand(2, 3, 100, 80)).shape == (2, 3 * 32 * 32)
+    assert audit.compared(torch.rand(2, 3, 100, 80)).shape == (2, 49 * 36), "the gradients of 32 x 32 pixels"
+    assert audit.compared(torch.rand(2, 3, 100, 3)).shape == (2, 49 * 36)
+    assert audit.compared(torch.rand(2, 3, 7, 3)).shape == (2, 63), "too narrow for a gradient: as it is"

@@ -48,6 +48,23 @@ def test_without_labels_of_both_kinds_those_that_need_none_learn(table, labels):
     assert np.isfinite(detector.score(x)).all()
 
 
+def test_images_are_scored_by_their_edges(tmp_path):
+    """Stripes that lie are normal, those that stand are anomalies; where they are says nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.random((120, 12, 12), np.float32) / 4
+    for i, place in enumerate(rng.integers(1, 9, 120)):
+        (x[i] if i < 80 else x[i].T)[place : place + 2] += 0.7
+    y = np.zeros(120, dtype=int)
+    y[:10], y[80:90] = 1, -1
+    detector = elite_pl.fit(x, y, overrides=["method.candidates.images.extra_trees.method.trees=10"])
+    weight = detector.model.weight
+    assert weight[0] > 0.5 > weight[1:].max() and len(weight) == 3, "four times the prior of the others"
+    scores = detector.score(x)
+    assert scores[80:].min() > scores[:80].max()
+    detector.save(tmp_path / "detector.pt")
+    np.testing.assert_array_equal(elite_pl.load(tmp_path / "detector.pt").score(x), scores)
+
+
 def test_candidates_have_feature_maps_of_their_own(table):
     with pytest.raises(ValueError, match="feature_map: method=auto gives each candidate one of its own"):
         elite_pl.fit(*table, method="auto", overrides=["feature_map=tabular"])

@@ -124,9 +124,9 @@ def test_every_test_sample_is_scored_once(command, monkeypatch):
 
     def counted(self, batch, batch_idx):
         shares = distributed.all_gather_objects(len(batch[0]))
-        assert len(shares) == 2 and sum(shares) == len(batch[1]) == 539 and max(shares) - min(shares) == 1
+        assert len(shares) == 2 and sum(shares) == len(batch[1]) and max(shares) - min(shares) <= 1
         original(self, batch, batch_idx)
-        assert sum(len(scores) for scores in self.roc_auc.scores) == 539
+        assert sum(len(scores) for scores in self.roc_auc.scores) == (500, 539)[batch_idx]
 
     monkeypatch.setattr(Detector, "validation_step", counted)
     history = (train(command, 2, *NO_BATCH_NORM, "epochs=2") / "history.csv").read_text()
