@@ -13,6 +13,7 @@ from torch.nn import functional
 from elite_pl.algorithm import metrics
 from elite_pl.data.datamodule import PollutedData, Samples
 from elite_pl.data.gradients import SMALLEST, OrientedGradients
+from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector
 from elite_pl.runs.decision import Decision
 
@@ -52,8 +53,9 @@ def audit(detector: BaseDetector, data: PollutedData, score: Tensor, decision: D
         decision: What they mean.
     """
     images = data.features is not None or data.arrays.x_train.ndim == 4
+    by_neighbors = images and not isinstance(detector, Auto)  # whose graph has looked at neighbors already
     return Audit(
-        suspicion=smoothed(score, data.unlabeled) if images else score,
+        suspicion=smoothed(score, data.unlabeled) if by_neighbors else score,
         probability=None if decision.calibration is None else decision.calibration.at(score),
         flagged=score > decision.threshold,
         nearest=nearest_labeled(data),
@@ -66,7 +68,7 @@ def smoothed(score: Tensor, samples: Samples) -> Tensor:
 
     Neighbors are the `NEIGHBORS` nearest samples by oriented gradients. Measured on MNIST and Fashion-MNIST that finds
     more of what is hidden than the score, than neighbors in pixels, and than those in the embedding, which the network
-    has drawn together; rows of tables are better off without.
+    has drawn together; rows of tables are better off without, and so are the scores of `auto`.
 
     Args:
         score: Scores of the samples, shape (N,), N > 1.

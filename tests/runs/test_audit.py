@@ -7,7 +7,8 @@ from elite_pl import config
 from elite_pl.data.arrays import make_arrays
 from elite_pl.data.gradients import OrientedGradients
 from elite_pl.runs import audit
-from elite_pl.runs.build import make_data
+from elite_pl.runs.build import make_data, make_detector
+from elite_pl.runs.decision import Decision
 
 TYPED = ("dataset=npz", "dataset.path=null", "dataset.labels=known", "logger=none")
 
@@ -34,6 +35,9 @@ def test_images_are_compared_with_their_neighbors_and_not_with_themselves(monkey
     assert agrees(np.arange(34))
     monkeypatch.setattr(audit, "REFERENCES", 12)
     assert agrees(np.arange(0, 34, 3))
+    for method, own in {"auto": True, "extra_trees": False}.items():
+        detector = make_detector(config.compose((*TYPED, f"method={method}")), data.sample_shape)
+        assert torch.equal(audit.audit(detector, data, score, Decision(0.0)).suspicion, score) == own
     nearest = audit.nearest_labeled(data)
     assert nearest[:, 0].tolist() == (34 + distance[:34, 34:38].argmin(1)).tolist()
     assert nearest[:, 1].tolist() == (38 + distance[:34, 38:].argmin(1)).tolist()
