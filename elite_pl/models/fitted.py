@@ -200,7 +200,8 @@ class IsolationTrees(Trees):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        return torch.exp2(-self.path[self.leaves(sample)].mean(1) / self.normaliser)
+        depth = self.path[self.leaves(sample)].double().mean(1)  # in float32 it depends on the order of the samples
+        return torch.exp2(-depth / self.normaliser).to(self.path.dtype)
 
 
 class ClassTrees(Trees):
