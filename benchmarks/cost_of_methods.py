@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from elite_pl.runs import environment
+import machine
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "cost_of_methods.md"
@@ -55,7 +55,6 @@ def main() -> None:
         seconds, training, memory = measure(method, options.typed)
         lines.append(f"| {method} | {seconds:.0f} s | {training:.1f} s | {memory:.0f} MiB |")
         print(lines[-1], flush=True)
-    where = environment.environment()
     text = f"""# What a run of each method costs
 
 `ELITE_PL_DATA=… python benchmarks/cost_of_methods.py --write`: MNIST, 5,000 training samples, 20 of them labeled, the
@@ -64,9 +63,7 @@ pre-training, and for `ssad` the cross-validation.
 
 {chr(10).join(lines)}
 
-{where["device"]}, {where["platform"]}, Python {where["version/python"]}, torch {where["version/torch"]},
-commit {where["commit"]}.
-"""
+{machine.in_words()}"""
     if options.write:
         RESULTS.write_text(text, encoding="utf-8")
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -30,7 +31,6 @@ from elite_pl.cli import silence_advice
 from elite_pl.data import Arrays
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.elite import Elite
-from elite_pl.runs import environment
 from elite_pl.runs.build import make_data, make_detector, make_trainer
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.spec import RunSpec
@@ -176,7 +176,6 @@ def main() -> None:
             f"{medians[0]:.3f} to {medians[-1]:.3f} |"
         )
         print(lines[-1], flush=True)
-    where = environment.environment()
     text = f"""# The Lightning loop against a bare PyTorch loop
 
 `make bench`, or `python benchmarks/loop_overhead.py --repetitions {options.repetitions} --write`.
@@ -188,9 +187,7 @@ epochs.
 
 {chr(10).join(lines)}
 
-{where["device"]}, {where["platform"]}, Python {where["version/python"]}, torch {where["version/torch"]},
-pytorch-lightning {where["version/pytorch_lightning"]}, commit {where["commit"]}.
-"""
+{machine.in_words(**{"pytorch-lightning": pl.__version__})}"""
     print(f"\n{text}")
     if options.write:
         RESULTS.write_text(text, encoding="utf-8")

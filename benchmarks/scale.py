@@ -16,9 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import machine
 import numpy as np
-
-from elite_pl.runs import environment
 
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 FEATURES, FEW = 64, 200
@@ -108,7 +107,6 @@ def main() -> None:
             print(lines[-1], flush=True)
     if not options.write:
         return
-    where = environment.environment()
     plot(rows, RESULTS.with_suffix(".png"))
     text = f"""# Memory and time over the number of samples
 
@@ -120,9 +118,7 @@ audit. Both columns are beyond a run on {FEW} samples, whose peak is {imports:.0
 
 ![](scale.png)
 
-{where["device"]}, {where["platform"]}, Python {where["version/python"]}, torch {where["version/torch"]},
-commit {where["commit"]}.
-"""
+{machine.in_words()}"""
     RESULTS.write_text(text, encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import machine
 import numpy as np
 import polars as pl
 import torch
@@ -25,7 +26,6 @@ from PIL import Image
 import elite_pl
 from elite_pl.data.sources.images import read_images
 from elite_pl.deployment.inputs import image_shape
-from elite_pl.runs import environment
 
 RESULTS = Path(__file__).parent / "results" / "scoring.md"
 FEW = 10  # rows, for the start-up
@@ -155,7 +155,6 @@ def main() -> None:
         os.chdir(folder)
         of_rows, of_images = tables(options.rows), pictures(options.images)
         os.chdir("/")
-    where = environment.environment()
     text = f"""# Scoring on one core
 
 `python benchmarks/scoring.py --write`: `python -m elite_pl.score` with detectors of `method=elite_svdd`, in seconds of
@@ -172,9 +171,7 @@ Target: a million rows of 21 columns in under {TARGET:.0f} s besides start-up.
 |---|---|---|---|---|
 {chr(10).join(of_images)}
 
-{where["device"]}, {where["platform"]}, Python {where["version/python"]}, torch {where["version/torch"]},
-polars {pl.__version__}, Pillow {Image.__version__}, commit {where["commit"]}.
-"""
+{machine.in_words(polars=pl.__version__, Pillow=Image.__version__)}"""
     print(f"\n{text}")
     if options.write:
         RESULTS.write_text(text, encoding="utf-8")

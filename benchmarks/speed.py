@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import loop_overhead
+import machine
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -32,7 +33,7 @@ from elite_pl import config
 from elite_pl.cli import silence_advice
 from elite_pl.data import Arrays
 from elite_pl.methods.base import Detector
-from elite_pl.runs import environment, startup
+from elite_pl.runs import startup
 from elite_pl.runs.build import make_data, make_detector, make_trainer
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.run import run
@@ -244,7 +245,6 @@ def main() -> None:
     tell([("Lightning loop over a bare loop, wall-clock", f"{statistics.median(np.divide(ours, bare)):.2f}")])
     if path := os.environ.get("DEEP_SAD_PYTORCH"):
         tell(rival(path))
-    where = environment.environment()
     text = f"""# Speed
 
 `DEEP_SAD_PYTORCH=… python benchmarks/speed.py --write`, or `make bench`: CPU time on one thread, random pixels in the
@@ -252,9 +252,7 @@ shape of MNIST, batches of 128, 20 labeled samples, where nothing else is said.
 
 {chr(10).join(lines)}
 
-{where["device"]}, {where["platform"]}, Python {where["version/python"]}, torch {where["version/torch"]},
-commit {where["commit"]}.
-"""
+{machine.in_words()}"""
     if options.write:
         RESULTS.write_text(text, encoding="utf-8")
 

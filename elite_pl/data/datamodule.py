@@ -13,10 +13,9 @@ from elite_pl.data.arrays import Arrays
 from elite_pl.data.feature_maps import ENOUGH, ENOUGH_IMAGES, AnyFeatureMap
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
-from elite_pl.data.rows import Rows
+from elite_pl.data.rows import SCORED, Rows
 from elite_pl.data.splits import Split, is_anomaly
 
-SCORED = 500  # samples that are scored at a time; of images, what more of them need does not fit a processor's cache
 RESIDENT = 2**32  # bytes of memory-mapped samples that are copied to the device; of more, each batch is read anew
 
 

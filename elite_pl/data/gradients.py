@@ -92,7 +92,8 @@ def oriented_gradients(
     if samples.ndim != 4 or min(samples.shape[2:]) < SMALLEST:
         raise ValueError(f"needs images of at least 4 x 4 pixels; the shape of a sample is {tuple(samples.shape[1:])}")
     made = OrientedGradients(cells, orientations, torch.ones((), dtype=samples.dtype))
-    lengths = torch.cat([made(part).square().sum(dim=1) for part in samples.split(1000)])
-    if norm is not None and (length := lengths.mean().sqrt()) > 0:
-        made.factor.copy_(norm / length)
+    if norm is not None:
+        lengths = torch.cat([made(part).square().sum(dim=1) for part in samples.split(1000)])
+        if (length := lengths.mean().sqrt()) > 0:
+            made.factor.copy_(norm / length)
     return made

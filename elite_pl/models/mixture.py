@@ -91,7 +91,7 @@ class Mixture(Score):
 
     def mean(self, scores: Tensor) -> Tensor:
         """The scores Ω from those of the members, shape (n, members), as a tensor of shape (n,)."""
-        return ((scores - self.location) / self.scale) @ self.weight
+        return ((scores - self.location) / self.scale) @ self.weight.to(scores.dtype)
 
     @classmethod
     def of_plain(

@@ -78,28 +78,28 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         candidates.append(found)
     weights = auto.combine(candidates)
     log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
-    return together(candidates, weights, held) if held else None
+    return together(auto, candidates, held) if held else None
 
 
-def together(candidates: list[Candidate], weights: list[float], held: list[CrossFit]) -> CrossFit:
+def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> CrossFit:
     """What the weighted mean of candidates says of the samples that they held out.
 
     A share becomes the score that the candidate's final detectors give such a sample, and the sum of these a share. The
     weights come from the same labels; at the temperature of `Auto` that flatters them little.
 
     Args:
+        auto: The method, which has their mean.
         candidates: The candidates, trained.
-        weights: Of each in the mean.
         held: Of each what it was cross-fitted to be, on the same parts.
     """
 
     def mean(part: str) -> Tensor:
-        total = torch.zeros(())
-        for candidate, weight, found in zip(candidates, weights, held, strict=True):
-            for scores in candidate.unlabeled.double():
-                standardized = (scores - scores.mean()) / scores.std(correction=0).clamp(min=1e-12)
-                total = total + weight / len(candidate.scores) * at_share(standardized, getattr(found, part))
-        return total
+        each = [
+            at_share(scores, getattr(found, part))
+            for candidate, found in zip(candidates, held, strict=True)
+            for scores in candidate.unlabeled
+        ]
+        return auto.score.mean(torch.stack(each, dim=1))
 
     labeled, unlabeled = mean("labeled"), mean("unlabeled")
     return CrossFit(

@@ -19,7 +19,6 @@ from elite_pl.data.arrays import Arrays, make_arrays, to_array, to_labels, to_sa
 from elite_pl.errors import InputError, LabelError
 from elite_pl.runs.build import make_data, make_detector, make_trainer, use_threads
 from elite_pl.runs.callbacks import History
-from elite_pl.runs.decision import decide
 from elite_pl.runs.launch import takes_processes
 from elite_pl.runs.run import learn, trained_detector
 from elite_pl.runs.spec import RunSpec
@@ -120,12 +119,8 @@ def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
             detector.check(data)
         except LabelError as error:
             raise InputError(f"y: {error}; 1 is a normal sample, -1 an anomaly") from error
-        found = learn(spec, detector, data, trainer, history)
-        detector.to("cpu")
-        data.place(torch.device("cpu"))
-        labeled, unlabeled = (detector.score_samples(part) for part in (data.labeled, data.unlabeled))
-        decision = decide(spec, detector, data, labeled, unlabeled, found)
-        return trained_detector(spec, detector, data, labeled, unlabeled, decision)
+        held = learn(spec, detector, data, trainer, history)
+        return trained_detector(spec, detector, data, held)[0]
 
 
 @contextmanager

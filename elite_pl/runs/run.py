@@ -186,26 +186,26 @@ def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
 
 
 def trained_detector(
-    spec: RunSpec,
-    detector: BaseDetector,
-    data: PollutedData,
-    labeled: Tensor,
-    unlabeled: Tensor,
-    decision: Decision,
-) -> TrainedDetector:
-    """What is left of training.
+    spec: RunSpec, detector: BaseDetector, data: PollutedData, held: CrossFit | None
+) -> tuple[TrainedDetector, Decision, Tensor]:
+    """What is left of training; it goes to the CPU, and so do the data.
 
     Args:
         spec: The run.
-        detector: The detector, on the CPU.
+        detector: The detector, which is trained.
         data: What it has learned from.
-        labeled: Final scores of the labeled samples, shape (M,).
-        unlabeled: Final scores of the unlabeled samples, shape (N,).
-        decision: What scores mean.
+        held: As `learn` returns it.
+
+    Returns:
+        The detector as it is kept, what its scores mean, and those of the unlabeled samples, shape (N,).
     """
+    detector.to("cpu")
+    data.place(torch.device("cpu"))
+    labeled, unlabeled = (detector.score_samples(part) for part in (data.labeled, data.unlabeled))
+    decision = decide(spec, detector, data, labeled, unlabeled, held)
     index = np.concatenate([data.split.unlabeled, data.split.labeled])
     margin = getattr(detector, "margin", None)
-    return TrainedDetector(
+    trained = TrainedDetector(
         method=detector.name,
         model=detector.scorer,
         recipe=recipe_of(spec, detector),
@@ -225,6 +225,7 @@ def trained_detector(
         training_scores=torch.cat([unlabeled, labeled]).double().numpy()[np.argsort(index)],
         config=spec.plain,
     )
+    return trained, decision, unlabeled
 
 
 def write_results(
@@ -237,11 +238,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Scores the test part and the training samples, and writes all files of a run but `metrics.json`."""
     directory = spec.directory
-    detector.to("cpu")
-    data.place(torch.device("cpu"))
-    labeled, unlabeled, test = (detector.score_samples(part) for part in (data.labeled, data.unlabeled, data.test))
-    decision = decide(spec, detector, data, labeled, unlabeled, held)
-    trained = trained_detector(spec, detector, data, labeled, unlabeled, decision)
+    trained, decision, unlabeled = trained_detector(spec, detector, data, held)
+    test = detector.score_samples(data.test)
     found = audit(detector, data, unlabeled, decision)
     hidden = None if data.arrays.labels == "known" else data.anomalous("unlabeled")
     is_anomaly = data.anomalous("test")

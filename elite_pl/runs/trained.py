@@ -19,6 +19,7 @@ from elite_pl.data import feature_maps
 from elite_pl.data.encoding import Encoding
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Preprocessing
+from elite_pl.data.rows import SCORED
 from elite_pl.data.sample_format import SampleFormat
 from elite_pl.data.sources.table import encoded
 from elite_pl.errors import input_errors
@@ -28,8 +29,7 @@ from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import Score
 from elite_pl.runs import detector_file
 
-CHUNK = 1000  # samples that are scored at a time, as in training; fewer where that would be more than
-NUMBERS = 2**26  # so many numbers
+NUMBERS = 2**26  # numbers in the samples that are scored at a time, at most
 
 
 class TrainedDetector(nn.Module):
@@ -119,7 +119,7 @@ class TrainedDetector(nn.Module):
     @property
     def chunk(self) -> int:
         """How many samples are scored at a time, as fast as can be, without much memory."""
-        return max(1, min(CHUNK, NUMBERS // math.prod(self.sample_shape)))
+        return max(1, min(SCORED, NUMBERS // math.prod(self.sample_shape)))
 
     @torch.inference_mode()
     def score_checked(self, values: np.ndarray, batch_size: int | None = None) -> np.ndarray:
