@@ -260,12 +260,12 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
     return Path(config.output_dir) / "pretrained" / f"{digest(identity)}.pt"
 
 
-def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
+def make_trainer(spec: RunSpec, history: History | None) -> pl.Trainer:
     """The trainer of a run, which keeps its curves and its last checkpoint in the run directory.
 
     Args:
         spec: The run.
-        history: The curves.
+        history: The curves; None for a trainer that trains, and keeps nothing.
 
     Raises:
         InputError: If Lightning refuses a setting.
@@ -287,14 +287,19 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         if key in settings:
             raise InputError(f"trainer.{key}: is a group of its own; set {key} in its place")
     nodes = spec.plain["callbacks"] or {}
-    callbacks = [
-        SameRun(spec.directory),
-        *(instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None),
-        history,  # after those that log
-        # After every epoch, whether or not the test part is scored in it.
-        ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
-    ]
+    options: dict[str, Any] = {"callbacks": [], "enable_checkpointing": False, "limit_val_batches": 0}
+    if history is not None:
+        callbacks = [
+            SameRun(spec.directory),
+            *(instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node),
+            history,  # after those that log
+            # After every epoch, whether or not the test part is scored in it.
+            ModelCheckpoint(
+                spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+            ),
+        ]
+        options = {"callbacks": callbacks}
     make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
     plugins = [*(make.arguments.pop("plugins", None) or []), AtomicCheckpoints()]
     with input_errors("trainer", kinds=(Exception,)):  # also of a package that an accelerator or a strategy lacks
-        return make(logger=False, callbacks=callbacks, plugins=plugins)
+        return make(logger=False, plugins=plugins, **options)

@@ -66,9 +66,10 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
             held.append(cross_fit(own, under, folds))
             auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
         scores, unlabeled = [], []
-        for i in range(seeds):
-            seed = seeding.derive(spec.config.seed, "candidate", i) % 2**31 if i else spec.config.seed
-            detector = trained(with_settings(own, {"seed": seed}), under.under(under.split, seed=seed))
+        first = spec.config.seed
+        numbers = [first, *(seeding.derive(first, "candidate", i) % 2**31 for i in range(1, seeds))]
+        runs = ((with_settings(own, {"seed": seed}), under.under(under.split, seed=seed)) for seed in numbers)
+        for _, detector in trained(runs):
             scores.append(
                 Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
             )
