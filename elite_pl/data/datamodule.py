@@ -1,6 +1,6 @@
 """Batches, gathered by index from samples that lie on the device once, as one tensor, or in a file if they are many."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -16,6 +16,7 @@ from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import SCORED, Rows
 from elite_pl.data.splits import Split, is_anomaly
 
+BATCHES_AT_ONCE = 16
 RESIDENT = 2**32  # bytes of memory-mapped samples that are copied to the device; of more, each batch is read anew
 
 
@@ -99,15 +100,12 @@ class TrainingBatches:
         order = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "batches", self.epoch()))
         draws = seeding.generator(data.seed, "labeled batches", self.epoch())
         labeled, labeled_y, label = data.labeled[:], data.labeled_y, torch.as_tensor(data.split.labeled_y)
-        there = order.to(device)
-        for i in range(len(self)):
-            part = slice(i * data.batch_size, None if i == len(self) - 1 else (i + 1) * data.batch_size)
-            index = there[part]
+        parts = order.tensor_split([i * data.batch_size for i in range(1, len(self))])
+        for part, unlabeled in zip(parts, self.gathered(parts), strict=True):
+            index = part.to(device)
             if data.labeled_batch_size is not None:
                 drawn = balanced_draw(label, data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
-            read_by = order[part] if data.unlabeled.streamed else index  # a file is read by the CPU
-            unlabeled = data.unlabeled[read_by[distributed.shard(len(index))]]
             yield Batch(
                 unlabeled=unlabeled,
                 unchanged=unlabeled,
@@ -116,6 +114,19 @@ class TrainingBatches:
                 labeled=labeled,
                 labeled_y=labeled_y,
             )
+
+    def gathered(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yields this process's unlabeled samples of each batch; several batches of vectors are scaled at once.
+
+        To scale and map a few vectors takes as long as to do it to many.
+        """
+        unlabeled, device = self.data.unlabeled, self.data.truth.device
+        own = [part[distributed.shard(len(part))] for part in parts]
+        batches = BATCHES_AT_ONCE if len(unlabeled.rows.shape) == 2 else 1
+        for some in (own[start : start + batches] for start in range(0, len(own), batches)):
+            index = torch.cat(some)
+            found = unlabeled[index if unlabeled.streamed else index.to(device)]  # a file is read by the CPU
+            yield from found.split([len(part) for part in some])
 
 
 class TestBatches:
