@@ -74,7 +74,9 @@ class Elite(Detector):
     def setup(self, stage: str) -> None:
         """Makes room for what is learned about each unlabeled sample; in buffers, so that a checkpoint keeps it."""
         n = len(self.data.unlabeled)
-        self.register_buffer("suspicion_sum", torch.zeros(*self.stack, n, dtype=widest(self.device), device=self.device))
+        self.register_buffer(
+            "suspicion_sum", torch.zeros(*self.stack, n, dtype=widest(self.device), device=self.device)
+        )
         self.register_buffer("visits", torch.zeros(*self.stack, n, dtype=torch.int64, device=self.device))
         assert self.trainer.max_epochs is not None
         steps = min(self.record_iterations, self.trainer.max_epochs * len(self.data.train_dataloader()))
@@ -165,7 +167,8 @@ class Elite(Detector):
         anomalous, score = label < 0, inference.score.detach()
         self.observe(
             labeled_loss=inference.labeled_loss,
-            hinge_active_labeled=((inference.labeled_score < self.margin) & (y < 0)).sum(-1) / (y < 0).sum(-1).clamp(min=1),
+            hinge_active_labeled=((inference.labeled_score < self.margin) & (y < 0)).sum(-1)
+            / (y < 0).sum(-1).clamp(min=1),
             hinge_active_unlabeled=((score < self.margin) & anomalous).sum(-1) / anomalous.sum(-1).clamp(min=1),
             pseudo_anomalies=anomalous.float().mean(-1),
             idle_share=(inference.weight == 0).all(-1),

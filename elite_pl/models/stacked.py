@@ -1,7 +1,7 @@
 """Networks of one shape as one network with stacked weights, whose pass takes the samples of each: (k, n, ...).
 
 Layers keep their names, and weights have an axis of the k models before their own. The layers are written out: on a CPU
-`torch.func.vmap` takes 1.3 to 2 times as long (`benchmarks/stacked.py`).
+`torch.func.vmap` takes 1.1 to 3 times as long (`benchmarks/results/stacked.md`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,9 @@ def stacked(models: Sequence[nn.Module]) -> nn.Module:
         raise UnstackableError(f"{type(first).__name__} has no stacked form")
     whole = deepcopy(first)
     for name, buffer in first.named_buffers(recurse=False):  # of each sample's width, such as a center
-        whole.register_buffer(name, torch.stack([model.get_buffer(name) for model in models]).view(-1, 1, *buffer.shape))
+        whole.register_buffer(
+            name, torch.stack([model.get_buffer(name) for model in models]).view(-1, 1, *buffer.shape)
+        )
     for name, _ in first.named_children():
         setattr(whole, name, stacked([model.get_submodule(name) for model in models]))
     return whole
@@ -95,7 +97,7 @@ class _Linear(nn.Module):
 class _Convolution(nn.Module):
     """Convolutions, plain or transposed, as groups of one.
 
-    Its images are in the memory format `channels_last`, without which a CPU takes three times as long for many groups.
+    Its images are in the memory format `channels_last`, without which a CPU takes three times as long on small ones.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:

@@ -79,9 +79,7 @@ class StackedData(pl.LightningDataModule):
 class StackedBatches:
     """The batches of one epoch; arguments as of `StackedData` and `TrainingBatches`."""
 
-    def __init__(
-        self, data: Sequence[PollutedData], detectors: Sequence[Detector], epoch: Callable[[], int]
-    ) -> None:
+    def __init__(self, data: Sequence[PollutedData], detectors: Sequence[Detector], epoch: Callable[[], int]) -> None:
         self.each, self.detectors = [TrainingBatches(own, epoch) for own in data], detectors
 
     def __len__(self) -> int:

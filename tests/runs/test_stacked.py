@@ -6,8 +6,7 @@ import torch
 
 from elite_pl import config
 from elite_pl.data.arrays import make_arrays
-from elite_pl.methods.base import Detector
-from elite_pl.runs import crossfit, stacked
+from elite_pl.runs import stacked
 from elite_pl.runs.build import make_data, make_detector, make_trainer
 from elite_pl.runs.spec import RunSpec
 
@@ -38,7 +37,12 @@ def trainings(typed):
         y[rng.permutation(60)[:5]], y[60:64] = 1, -1
         x = x.reshape(-1, 1, 8, 8) / 16 + 0.5 if images else x
         spec = RunSpec.of(config.compose([*COMMON, *typed, f"seed={seed}"]))
-        yield spec, make_data(spec.config, make_arrays("noise", x.clip(0, 1) if images else x, y, x[:0], y[:0], labels="known"))
+        yield (
+            spec,
+            make_data(
+                spec.config, make_arrays("noise", x.clip(0, 1) if images else x, y, x[:0], y[:0], labels="known")
+            ),
+        )
 
 
 def in_double(spec, data):
@@ -68,3 +72,24 @@ def test_20_steps_together_are_those_of_each(typed):
         assert {"margin", "score.encoder.1.weight"} & {*ours} and set(ours) <= set(theirs)
     weights = [torch.cat([p.flatten() for p in one.parameters()]) for one in detectors]
     assert not torch.allclose(weights[0], weights[1]), "each has weights of its own"
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        (["method=elite_tabular"], ""),
+        (["method=devnet"], "method devnet has no stacked form"),
+        (["method=extra_trees"], "method extra_trees has no stacked form"),
+        (["method=oracle"], "method oracle has no stacked form"),
+        (["method=elite_ae"], "Reconstruction has no stacked form"),
+        (["method=deep_sad", "trainer.gradient_clip_val=1"], "trainer.gradient_clip_val=1 is for one detector"),
+        (["method=deep_sad", "trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches=2"),
+        (["method=deep_sad", "+callbacks.mine._target_=elite_pl.runs.TimeLeft"], ""),
+        (["method=deep_sad", "+callbacks.mine._target_=pytorch_lightning.Callback"], "the callback pytorch_lightning"),
+        (["method=deep_sad", "method.optimizer._target_=torch.optim.Adamax"], "Adamax"),
+    ],
+)
+def test_what_cannot_be_trained_together_is_told(typed, why):
+    spec = RunSpec.of(config.compose([*COMMON, *typed]))
+    found = stacked.why_not(spec, make_detector(spec.config, (9,)))
+    assert found.startswith(why) and bool(found) == bool(why)
