@@ -1,6 +1,6 @@
 """Batches, gathered by index from samples that lie on the device once, as one tensor, or in a file if they are many."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -12,11 +12,11 @@ from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
 from elite_pl.data.feature_maps import ENOUGH, ENOUGH_IMAGES, AnyFeatureMap
 from elite_pl.data.features import FrozenFeatures
+from elite_pl.data.mapped import Mapped
 from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import SCORED, Rows
 from elite_pl.data.splits import Split, is_anomaly
 
-BATCHES_AT_ONCE = 16
 RESIDENT = 2**32  # bytes of memory-mapped samples that are copied to the device; of more, each batch is read anew
 
 
@@ -50,10 +50,18 @@ class Samples:
         samples: uint8 pixels or floats, shape (n, ...).
         preprocessing: How they become the numbers that a network sees.
         device: Where they lie.
+        mapped: Keeps them once they have gone through the feature map; None: they go through it each time.
     """
 
-    def __init__(self, samples: np.ndarray | Rows, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        samples: np.ndarray | Rows,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        mapped: Mapped | None = None,
+    ) -> None:
         self.rows = samples if isinstance(samples, Rows) else Rows(samples)
+        self.mapped = mapped
         self.preprocessing, self.device = preprocessing.to(device), device
         in_place = device.type == "cpu" and not preprocessing.changes(self.rows.shape)
         self.streamed = in_place or (self.rows.on_disk and self.rows.nbytes > RESIDENT)
@@ -68,6 +76,10 @@ class Samples:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Gathers samples, scaled, as floats of shape (n, ...)."""
+        return self.gather(index) if self.mapped is None else self.mapped.gather(self.rows, index, self.gather)
+
+    def gather(self, index: Tensor | slice) -> Tensor:
+        """Gathers samples, and scales them now."""
         if not self.streamed:
             return self.preprocessing.scaled(self.values[index])
         return self.preprocessing.scaled(self.read(index if isinstance(index, slice) else index.cpu().numpy()))
@@ -100,12 +112,15 @@ class TrainingBatches:
         order = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "batches", self.epoch()))
         draws = seeding.generator(data.seed, "labeled batches", self.epoch())
         labeled, labeled_y, label = data.labeled[:], data.labeled_y, torch.as_tensor(data.split.labeled_y)
-        parts = order.tensor_split([i * data.batch_size for i in range(1, len(self))])
-        for part, unlabeled in zip(parts, self.gathered(parts), strict=True):
-            index = part.to(device)
+        there = order.to(device)
+        for i in range(len(self)):
+            part = slice(i * data.batch_size, None if i == len(self) - 1 else (i + 1) * data.batch_size)
+            index = there[part]
             if data.labeled_batch_size is not None:
                 drawn = balanced_draw(label, data.labeled_batch_size, draws).to(device)
                 labeled, labeled_y = data.labeled[drawn], data.labeled_y[drawn]
+            read_by = order[part] if data.unlabeled.streamed else index  # a file is read by the CPU
+            unlabeled = data.unlabeled[read_by[distributed.shard(len(index))]]
             yield Batch(
                 unlabeled=unlabeled,
                 unchanged=unlabeled,
@@ -114,19 +129,6 @@ class TrainingBatches:
                 labeled=labeled,
                 labeled_y=labeled_y,
             )
-
-    def gathered(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yields this process's unlabeled samples of each batch; several batches of vectors are scaled at once.
-
-        To scale and map a few vectors takes as long as to do it to many.
-        """
-        unlabeled, device = self.data.unlabeled, self.data.truth.device
-        own = [part[distributed.shard(len(part))] for part in parts]
-        batches = BATCHES_AT_ONCE if len(unlabeled.rows.shape) == 2 else 1
-        for some in (own[start : start + batches] for start in range(0, len(own), batches)):
-            index = torch.cat(some)
-            found = unlabeled[index if unlabeled.streamed else index.to(device)]  # a file is read by the CPU
-            yield from found.split([len(part) for part in some])
 
 
 class TestBatches:
@@ -185,6 +187,8 @@ class PollutedData(pl.LightningDataModule):
         features: What the arrays are features by; None if they are the samples themselves.
         feature_map: Fits what maps samples to those that methods see, from scaled training samples (n, ...); None for
             the samples themselves.
+        fitted: The preprocessing, where it has been fitted already; None: it is fitted to the split's training samples.
+        mapped: Samples of these arrays that other modules have mapped; new ones are added.
     """
 
     unlabeled: Samples
@@ -205,9 +209,12 @@ class PollutedData(pl.LightningDataModule):
         seed: int,
         features: FrozenFeatures | None = None,
         feature_map: Callable[[Tensor], AnyFeatureMap] | None = None,
+        fitted: Preprocessing | None = None,
+        mapped: list[Mapped] | None = None,
     ) -> None:
         super().__init__()
         self.features = features
+        self.mapped: list[Mapped] = [] if mapped is None else mapped
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
         self.settings = {
@@ -220,14 +227,23 @@ class PollutedData(pl.LightningDataModule):
             "features": features,
             "feature_map": feature_map,
         }
-        training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
-        self.preprocessing = preprocessing(training, size, scaling)
-        if feature_map is not None:
-            enough = ENOUGH if len(training.shape) == 2 else ENOUGH_IMAGES
-            some = np.linspace(0, len(training) - 1, min(len(training), enough)).astype(int)
-            fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
-            self.preprocessing = self.preprocessing._replace(feature_map=fitted)
+        self.preprocessing = self.fit_preprocessing(size, scaling, feature_map) if fitted is None else fitted
         self.place(torch.device("cpu"))
+
+    def fit_preprocessing(
+        self,
+        size: Size | None,
+        scaling: Literal["unit", "gcn", "standard"] | Pair,
+        feature_map: Callable[[Tensor], AnyFeatureMap] | None,
+    ) -> Preprocessing:
+        """Fits the preprocessing to all training samples, without their labels; arguments as of the class."""
+        training = Rows(self.arrays.x_train, np.concatenate([self.split.unlabeled, self.split.labeled]))
+        made = preprocessing(training, size, scaling)
+        if feature_map is None:
+            return made
+        enough = ENOUGH if len(training.shape) == 2 else ENOUGH_IMAGES
+        some = np.linspace(0, len(training) - 1, min(len(training), enough)).astype(int)
+        return made._replace(feature_map=feature_map(made.scaled(made.once(training[some]))))
 
     def place(self, device: torch.device) -> None:
         """Puts all samples that the run uses on a device, unless they are there."""
@@ -245,16 +261,17 @@ class PollutedData(pl.LightningDataModule):
     def of_training_part(self, index: np.ndarray) -> Samples:
         """Samples of the training part, by their indices, where the others lie."""
         assert self.device is not None
-        return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device)
+        mapped = Mapped.of(self.mapped, self.arrays.x_train, self.preprocessing) if self.device.type == "cpu" else None
+        return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device, mapped)
 
     def under(self, split: Split, **changes: Any) -> "PollutedData":
-        """The same samples under another split, by which their scaling is fitted anew; on the CPU.
+        """The same samples under another split, by which their preprocessing is fitted anew; on the CPU.
 
         Args:
             split: Which samples are used, and as what.
             **changes: Other arguments of the class that are not to be those of this one.
         """
-        return PollutedData(self.arrays, split, **{**self.settings, **changes})
+        return PollutedData(self.arrays, split, **{**self.settings, "mapped": self.mapped, **changes})
 
     def state_dict(self) -> dict[str, str]:
         """The fingerprint: a checkpoint of other data is none to go on from."""

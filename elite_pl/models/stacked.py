@@ -1,19 +1,18 @@
 """Networks of one shape as one network with stacked weights, whose pass takes the samples of each: (k, n, ...).
 
 Layers keep their names, and weights have an axis of the k models before their own. The layers are written out: on a CPU
-`torch.func.vmap` takes 1.1 to 3 times as long (`benchmarks/results/stacked.md`).
+`torch.func.vmap` takes 1.1 to 2 times as long, and convolutions gain too little (`benchmarks/results/stacked.md`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from elite_pl.models.networks import Resize
 from elite_pl.models.scores import Hypersphere, Readout, ScalarHead
 
 
@@ -39,10 +38,9 @@ def stacked(models: Sequence[nn.Module]) -> nn.Module:
     if type(first) not in CONTAINERS:
         raise UnstackableError(f"{type(first).__name__} has no stacked form")
     whole = deepcopy(first)
-    for name, buffer in first.named_buffers(recurse=False):  # of each sample's width, such as a center
-        whole.register_buffer(
-            name, torch.stack([model.get_buffer(name) for model in models]).view(-1, 1, *buffer.shape)
-        )
+    for name, _ in first.named_buffers(recurse=False):  # a number for each output, such as a center
+        each = torch.stack([model.get_buffer(name) for model in models])
+        whole.register_buffer(name, each[:, None])
     for name, _ in first.named_children():
         setattr(whole, name, stacked([model.get_submodule(name) for model in models]))
     return whole
@@ -62,85 +60,44 @@ def unstack(whole: Mapping[str, Tensor], states: Sequence[Mapping[str, Tensor]])
                 own.copy_(tensor if tensor.shape == own.shape else tensor.reshape(len(states), *own.shape)[i])
 
 
-def _parameter(models: Sequence[nn.Module], name: str) -> nn.Parameter | None:
-    """The stacked parameter of layers, None if they have no such one."""
-    each: list[nn.Parameter | None] = [getattr(model, name) for model in models]
-    if each[0] is None:
-        return None
-    return nn.Parameter(torch.stack(cast(list[Tensor], each)).detach(), each[0].requires_grad)
-
-
-def _side_by_side(sample: Tensor) -> Tensor:
-    """(k, n, c, ...) to (n, k c, ...): the models' features as more features of the same samples."""
-    return sample.transpose(0, 1).flatten(1, 2)
-
-
-def _apart(sample: Tensor, k: int) -> Tensor:
-    """(n, k c, ...) to (k, n, c, ...)."""
-    return sample.unflatten(1, (k, -1)).transpose(0, 1)
-
-
 class _Linear(nn.Module):
     """Linear layers."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.weight, self.bias = _parameter(layers, "weight"), _parameter(layers, "bias")
+        self.register_parameter("bias", None)
+        for name, first in layers[0].named_parameters():
+            each = torch.stack([layer.get_parameter(name) for layer in layers])
+            self.register_parameter(name, nn.Parameter(each.detach(), first.requires_grad))
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps (k, n, inputs) to (k, n, outputs)."""
-        assert self.weight is not None
         weight = self.weight.transpose(1, 2)
         return torch.bmm(sample, weight) if self.bias is None else torch.baddbmm(self.bias[:, None], sample, weight)
 
 
-class _Convolution(nn.Module):
-    """Convolutions, plain or transposed, as groups of one.
-
-    Its images are in the memory format `channels_last`, without which a CPU takes three times as long on small ones.
-    """
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        first = cast(nn.Conv2d, layers[0])
-        if first.groups != 1 or first.padding_mode != "zeros":
-            raise UnstackableError("a convolution in groups, or padded by other numbers than 0, has no stacked form")
-        self.weight, self.bias = _parameter(layers, "weight"), _parameter(layers, "bias")
-        self.options: dict[str, Any] = {key: getattr(first, key) for key in ("stride", "padding", "dilation")}
-        self.convolve: Callable[..., Tensor] = functional.conv2d
-        if isinstance(first, nn.ConvTranspose2d):
-            self.convolve = functional.conv_transpose2d
-            self.options["output_padding"] = first.output_padding
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Maps images (k, n, channels, ...) to (k, n, channels, ...)."""
-        assert self.weight is not None
-        k, bias = len(self.weight), None if self.bias is None else self.bias.flatten()
-        joined = _side_by_side(image).contiguous(memory_format=torch.channels_last)
-        return _apart(self.convolve(joined, self.weight.flatten(0, 1), bias, groups=k, **self.options), k)
-
-
 class _StackedBatchNorm(_BatchNorm):
-    """Batch normalization, whose statistics are those of k times as many features."""
+    """Batch normalization of k times as many features."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
-        first, self.k = cast(_BatchNorm, layers[0]), len(layers)
-        options = {key: getattr(first, key) for key in ("eps", "momentum", "affine", "track_running_stats")}
-        super().__init__(self.k * first.num_features, **options)
-        self.load_state_dict(
-            {
-                name: torch.stack([layer.state_dict()[name] for layer in layers]).flatten() if own.ndim else own
-                for name, own in first.state_dict().items()
-            }
-        )
-        self.to(first.running_mean).train(first.training)
+        first, self.k = cast(nn.BatchNorm1d, layers[0]), len(layers)
+        if first.affine or not first.track_running_stats:
+            raise UnstackableError("BatchNorm1d with scale and shift, or without statistics, has no stacked form")
+        super().__init__(self.k * first.num_features, eps=first.eps, momentum=first.momentum, affine=False)
+        for name, buffer in first.named_buffers():
+            each = torch.stack([layer.get_buffer(name) for layer in layers])
+            self.register_buffer(name, each.flatten() if buffer.ndim else buffer.clone())  # batches: the same number
 
     def forward(self, sample: Tensor) -> Tensor:
-        """Maps (k, n, features, ...) to (k, n, features, ...)."""
-        return _apart(super().forward(_side_by_side(sample)), self.k)
+        """Maps (k, n, features) to (k, n, features)."""
+        normalized = super().forward(sample.transpose(0, 1).flatten(1))  # (n, k features)
+        return normalized.unflatten(1, (self.k, -1)).transpose(0, 1)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Vectors and images both."""
+        """Any."""
 
 
 class _LayerNorm(nn.Module):
@@ -154,20 +111,8 @@ class _LayerNorm(nn.Module):
         self.eps = first.eps
 
     def forward(self, sample: Tensor) -> Tensor:
-        """Maps (k, n, ...) to (k, n, ...)."""
+        """Maps (k, n, features) to (k, n, features)."""
         return functional.layer_norm(sample, sample.shape[2:], eps=self.eps)
-
-
-class _ImageLayer(nn.Module):
-    """A layer without weights that treats each channel by itself."""
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.layer = layers[0]
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Maps images (k, n, channels, ...) to (k, n, channels, ...)."""
-        return _apart(self.layer(_side_by_side(image)), len(image))
 
 
 def _elementwise(layers: Sequence[nn.Module]) -> nn.Module:
@@ -176,29 +121,17 @@ def _elementwise(layers: Sequence[nn.Module]) -> nn.Module:
 
 def _flatten(layers: Sequence[nn.Module]) -> nn.Module:
     first = cast(nn.Flatten, layers[0])
-    if first.end_dim != -1:
-        raise UnstackableError("Flatten up to a certain axis has no stacked form")
-    return nn.Flatten(first.start_dim + 1)
-
-
-def _unflatten(layers: Sequence[nn.Module]) -> nn.Module:
-    first = cast(nn.Unflatten, layers[0])
-    return nn.Unflatten(int(first.dim) + 1, first.unflattened_size)
+    if (first.start_dim, first.end_dim) != (1, -1):
+        raise UnstackableError("Flatten of some axes has no stacked form")
+    return nn.Flatten(2)
 
 
 CONTAINERS = (nn.Sequential, Hypersphere, Readout, ScalarHead)  # whose own formula is one over the last axis
 LAYERS: dict[type[nn.Module], Callable[[Sequence[nn.Module]], nn.Module]] = {
     nn.Linear: _Linear,
-    nn.Conv2d: _Convolution,
-    nn.ConvTranspose2d: _Convolution,
     nn.BatchNorm1d: _StackedBatchNorm,
-    nn.BatchNorm2d: _StackedBatchNorm,
     nn.GroupNorm: _LayerNorm,
-    nn.MaxPool2d: _ImageLayer,
-    Resize: _ImageLayer,
     nn.ReLU: _elementwise,
     nn.LeakyReLU: _elementwise,
-    nn.Sigmoid: _elementwise,
     nn.Flatten: _flatten,
-    nn.Unflatten: _unflatten,
 }

@@ -66,10 +66,7 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
             held.append(cross_fit(own, under, folds))
             auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
         scores, unlabeled = [], []
-        first = spec.config.seed
-        numbers = [first, *(seeding.derive(first, "candidate", i) % 2**31 for i in range(1, seeds))]
-        runs = ((with_settings(own, {"seed": seed}), under.under(under.split, seed=seed)) for seed in numbers)
-        for _, detector in trained(runs):
+        for _, detector in trained(with_seeds(own, under, seeds)):
             scores.append(
                 Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
             )
@@ -80,6 +77,13 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
     weights = auto.combine(candidates)
     log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
     return together(auto, candidates, held) if held else None
+
+
+def with_seeds(spec: RunSpec, data: PollutedData, seeds: int) -> Iterator[tuple[RunSpec, PollutedData]]:
+    """A run with as many seeds, the first one its own, and the data of each."""
+    first = spec.config.seed
+    for seed in (first, *(seeding.derive(first, "candidate", i) % 2**31 for i in range(1, seeds))):
+        yield with_settings(spec, {"seed": seed}), data.under(data.split, seed=seed, fitted=data.preprocessing)
 
 
 def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> CrossFit:

@@ -48,9 +48,9 @@ class CrossFit:
 def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = True, cached: bool = False) -> CrossFit:
     """Trains a network for each of several parts of the training samples, without that part, and scores the part.
 
-    Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; nothing is
-    logged and no checkpoint stays. An interrupted call leaves nothing to go on from: it is simply made again. The
-    caller's random numbers stay as they are.
+    Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; only the
+    preprocessing, which knows no labels, is that of the run. Nothing is logged and no checkpoint stays. An interrupted
+    call leaves nothing to go on from: it is simply made again. The caller's random numbers stay as they are.
 
     Args:
         spec: The run, with the method to be tried; the rest of its configuration is that of `data`.
@@ -69,7 +69,7 @@ def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = T
     order = torch.randperm(count, generator=seeding.generator(data.seed, "folds")).numpy() if unlabeled else None
     shares = torch.full((len(data.arrays.x_train),), torch.nan, dtype=torch.float64)
     parts = [splits.hold_out(data.split, fold, folds, order) for fold in range(folds)]
-    runs = ((spec, data.under(rest)) for rest, _ in parts)
+    runs = ((spec, data.under(rest, fitted=data.preprocessing)) for rest, _ in parts)
     for (_, held), (own, detector) in zip(parts, trained(runs, cached), strict=True):
         seen = detector.score_samples(own.unlabeled)
         for index in (held.labeled, held.unlabeled):
@@ -81,7 +81,7 @@ def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = T
 def trained(
     runs: Iterable[tuple[RunSpec, PollutedData]], cached: bool = False
 ) -> Iterator[tuple[PollutedData, BaseDetector]]:
-    """Trains the detectors of runs on data that are not theirs; those on vectors together where they can be.
+    """Trains the detectors of runs on data that are not theirs; together where they can be.
 
     The caller's random numbers stay as they are.
 
@@ -96,7 +96,7 @@ def trained(
         LabelError: If the method cannot learn from the labels of a run.
         TrainingError: If a training goes wrong.
     """
-    made: list[tuple[RunSpec, PollutedData, Detector]] = []
+    waiting: list[tuple[RunSpec, PollutedData, Detector]] = []
     for spec, data in runs:
         with TemporaryDirectory() as place, torch.random.fork_rng(range(torch.cuda.device_count())):
             history = History(Path(place) / "history.csv")
@@ -105,15 +105,16 @@ def trained(
                 pretrained = pretrained_file(spec.config, data) if cached else None
                 detector = make_detector(spec.config, data.sample_shape, pretrained)
                 detector.check(data)
-                if len(data.sample_shape) == 1 and not why_not(spec, detector):
-                    made.append((spec, data, cast(Detector, detector)))
+                if not why_not(spec, detector):
+                    waiting.append((spec, data, cast(Detector, detector)))
                     continue
                 fit(detector, data, trainer, history)
         data.place(torch.device("cpu"))
         yield data, detector.to("cpu")
-    for counts in dict.fromkeys(data.counts for _, data, _ in made):
-        specs, each, detectors = zip(*(one for one in made if one[1].counts == counts), strict=True)
-        fit_together(specs[0], detectors, each)
-    for _, data, fitted in made:
+    for counts in dict.fromkeys(data.counts for _, data, _ in waiting):
+        specs, each, detectors = zip(*(one for one in waiting if one[1].counts == counts), strict=True)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            fit_together(specs[0], detectors, each)
+    for _, data, fitted in waiting:
         data.place(torch.device("cpu"))
         yield data, fitted.to("cpu")

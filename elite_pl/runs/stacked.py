@@ -1,7 +1,7 @@
 """Several detectors that differ in their data and their seed, trained as one: a step costs little more than one's.
 
 Each has the order of batches, the labels, the margin, the center, the statistics and the moments of the optimizer that
-it has alone, and ends up equal to rounding.
+it has alone, and ends up equal to rounding. What is recorded of the steps is lost: it is for detectors that only score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from elite_pl.data.datamodule import Batch, PollutedData, TrainingBatches
+from elite_pl.errors import InputError
 from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.models.scores import Score
 from elite_pl.models.stacked import UnstackableError, stacked, unstack
 from elite_pl.runs.build import make_trainer
 from elite_pl.runs.spec import RunSpec
+from elite_pl.runs.training import ENDS_EARLY
 
 # Optimizers that treat each weight by itself, so that one step for all is a step for each.
 ELEMENTWISE = (
@@ -148,6 +150,7 @@ def fit_together(spec: RunSpec, detectors: Sequence[Detector], data: Sequence[Po
         data: What each learns from, of the same `counts`.
 
     Raises:
+        InputError: If the trainer's settings let it end before its first step.
         TrainingError: If a loss is not finite.
     """
     trainer = make_trainer(spec, None)
@@ -160,4 +163,6 @@ def fit_together(spec: RunSpec, detectors: Sequence[Detector], data: Sequence[Po
             detector.prepared.fill_(True)
         whole = together(detectors)
         trainer.fit(whole, datamodule=StackedData(data, detectors))
+    if trainer.global_step == 0:
+        raise InputError(ENDS_EARLY)
     unstack(whole.state_dict(), [detector.state_dict() for detector in detectors])
