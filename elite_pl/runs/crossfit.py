@@ -1,5 +1,6 @@
 """Scores of samples by networks that were not trained on them, for any method."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from elite_pl.runs.callbacks import History
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.stacked import fit_together, why_not
 from elite_pl.runs.training import fit
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +108,9 @@ def trained(
                 pretrained = pretrained_file(spec.config, data) if cached else None
                 detector = make_detector(spec.config, data.sample_shape, pretrained)
                 detector.check(data)
-                if not why_not(spec, detector):
+                if why := why_not(spec, detector):
+                    log.debug("%s is trained by itself: %s", detector.name, why)
+                else:
                     waiting.append((spec, data, cast(Detector, detector)))
                     continue
                 fit(detector, data, trainer, history)

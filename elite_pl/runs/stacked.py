@@ -37,6 +37,7 @@ TRAINER: dict[str, tuple[object, ...]] = {
     "strategy": (None, "auto"),
     "plugins": (None, []),
     "max_time": (None,),
+    "deterministic": (None, False),  # a GPU adds up along the second axis in no fixed order
     "gradient_clip_val": (None,),
     "accumulate_grad_batches": (None, 1),
     "precision": (None, 32, 64, "32", "64", "32-true", "64-true"),
@@ -49,7 +50,7 @@ class StackedData(pl.LightningDataModule):
 
     Args:
         data: The training sets.
-        detectors: Change their own batches as alone.
+        detectors: Change the batches, each its own, as alone.
     """
 
     def __init__(self, data: Sequence[PollutedData], detectors: Sequence[Detector]) -> None:

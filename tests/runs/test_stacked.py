@@ -73,6 +73,7 @@ def test_20_steps_together_are_those_of_each(typed, double):
         (["method=elite_ae"], "Reconstruction has no stacked form"),
         (["method=deep_svdd", "backbone=lenet"], "Conv2d has no stacked form"),
         (["method=deep_sad", "trainer.gradient_clip_val=1"], "trainer.gradient_clip_val=1 is for one detector"),
+        (["method=deep_sad", "trainer.deterministic=true"], "trainer.deterministic=True is for one detector"),
         (["method=deep_sad", "trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches=2"),
         (["method=deep_sad", "+callbacks.mine._target_=elite_pl.runs.TimeLeft"], ""),
         (["method=deep_sad", "+callbacks.mine._target_=pytorch_lightning.Callback"], "the callback pytorch_lightning"),
