@@ -108,11 +108,10 @@ def trained(
                 pretrained = pretrained_file(spec.config, data) if cached else None
                 detector = make_detector(spec.config, data.sample_shape, pretrained)
                 detector.check(data)
-                if why := why_not(spec, detector):
-                    log.debug("%s is trained by itself: %s", detector.name, why)
-                else:
+                if not (why := why_not(spec, detector)):
                     waiting.append((spec, data, cast(Detector, detector)))
                     continue
+                log.debug("%s is trained by itself: %s", detector.name, why)
                 fit(detector, data, trainer, history)
         data.place(torch.device("cpu"))
         yield data, detector.to("cpu")
