@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -90,6 +91,8 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
                 n_train=config.n_train,
                 seed=config.seed,
                 labeled_from=config.dataset.labeled_from,
+                labeled_anomaly_classes=labeled_anomaly_classes(config, arrays, normal_class),
+                label_noise=config.label_noise,
                 class_names=arrays.class_names,
             )
         size, scaling = config.dataset.size, config.dataset.scaling
@@ -110,6 +113,23 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
             features=features,
             feature_map=given("feature_map", config.feature_map, nn.Module),
         )
+
+
+def labeled_anomaly_classes(config: Config, arrays: Arrays, normal_class: int) -> list[int] | None:
+    """The ids of the classes that the key of this name gives, one or several; None for any.
+
+    Raises:
+        InputError: If there is no such class, or it is the normal one.
+    """
+    given = config.labeled_anomaly_classes
+    if given is None:
+        return None
+    several = [*given] if OmegaConf.is_list(given) else [given]
+    found = [resolve_class(one, arrays, "labeled_anomaly_classes") for one in several]
+    if not found or normal_class in found:
+        rule = "must be one or several of the other classes" + (", not the normal one" if found else "")
+        raise InputError(f"labeled_anomaly_classes={given}: {rule}")
+    return found
 
 
 def given(key: str, node: Any, kind: type) -> Constructor | None:
