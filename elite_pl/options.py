@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Inside runs a command: it exits with one line for what went wrong, and cleans up when it is ended."""
+    """Runs a command in the block: errors become one line and an exit code; when it is ended, it cleans up."""
     log = logging.getLogger("elite_pl")  # warnings, as they are
     log.handlers, log.propagate = [logging.StreamHandler()], False
     ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

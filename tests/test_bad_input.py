@@ -225,6 +225,6 @@ def test_hydra_needs_no_page_of_advice(command):
     assert "HYDRA_FULL_ERROR" not in command("pollution=abc").err
 
 
-def test_a_backbone_whose_normalisation_the_meta_gradient_cannot_pass(command, monkeypatch):
+def test_a_backbone_whose_normalization_the_meta_gradient_cannot_pass(command, monkeypatch):
     monkeypatch.setattr(nn, "BatchNorm1d", nn.SyncBatchNorm)
     refused(command(), "backbone=mlp", "SyncBatchNorm")

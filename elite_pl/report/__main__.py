@@ -132,7 +132,7 @@ def charts(drawn: Sequence[Drawn]) -> dict[str, Chart]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong on one line."""
+    """Reports errors on one line."""
 
     def error(self, message: str) -> NoReturn:
         """Exits with 2."""

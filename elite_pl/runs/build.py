@@ -66,7 +66,7 @@ STEP = [field.name for field in fields(Step)]
 
 
 def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
-    """Source and split of a configuration, as a data module.
+    """Makes the data module of a configuration from its source and split.
 
     Args:
         config: A checked configuration.
@@ -113,12 +113,12 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
 
 
 def given(key: str, node: Any, kind: type) -> Constructor | None:
-    """A node of the configuration as of `instantiate`; None where it has no target."""
+    """Instantiates a node of the configuration, see `instantiate`; None where it has no target."""
     return None if node is None or node.get("_target_") is None else instantiate(key, node, kind)
 
 
 def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
-    """What maps images to the features of a frozen backbone; None for a backbone that is trained.
+    """Returns the feature extractor of a frozen backbone; None for a backbone that is trained.
 
     Raises:
         InputError: If the data are not as a network for others needs them, or there is no such network.
@@ -141,7 +141,7 @@ def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
 
 @contextmanager
 def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
-    """Inside, what data cannot serve is bad input: of a root key, or of a key of the data set.
+    """Turns errors of the data in the block into bad input: of a root key, or of a key of the data set.
 
     Raises:
         InputError: Names the key.
@@ -159,7 +159,7 @@ def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
 
 
 def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None = None) -> BaseDetector:
-    """The detector of a configuration, with the initial weights of its seed if it has a network.
+    """Makes the detector of a configuration, with the initial weights of its seed if it has a network.
 
     Args:
         config: The configuration.
@@ -226,7 +226,7 @@ def check_data(config: Config, detector: BaseDetector, data: PollutedData) -> No
 
 
 def step_settings(config: Config) -> Step:
-    """The trainer's settings of an optimizer step.
+    """Returns the trainer's settings of an optimizer step.
 
     Raises:
         InputError: If one has no such value.
@@ -240,7 +240,7 @@ def step_settings(config: Config) -> Step:
 
 
 def pretrained_file(config: Config, data: PollutedData) -> Path:
-    """Where the pre-trained weights lie that all methods on one split and network share."""
+    """Returns the file of pre-trained weights that all methods on one split and network share."""
     resolved, accelerator = plain(config), config.trainer.accelerator
     if accelerator != "cpu" and torch.cuda.is_available():
         accelerator = torch.cuda.get_device_name()
@@ -261,7 +261,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
 
 
 def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
-    """The trainer of a run, which keeps its curves and its last checkpoint in the run directory.
+    """Makes the trainer of a run, which keeps its curves and its last checkpoint in the run directory.
 
     Args:
         spec: The run.

@@ -163,7 +163,7 @@ def test_errors(capfd, study, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no finished run" in refused(capfd, tmp_path / "empty")
     place = study(0.9)
-    assert "colour" in refused(capfd, place, "--rows", "colour,method")
+    assert "color" in refused(capfd, place, "--rows", "color,method")
     assert "--help" in refused(capfd)
     (place / "half").mkdir()
     (place / "half" / "metrics.json").write_text('{"test/auroc": 0.')
@@ -329,7 +329,7 @@ def test_a_data_frame_needs_pandas_and_says_so(monkeypatch):
 def test_pictures_can_be_told_apart():
     looks = [figures.series(i) for i in range(24)]
     assert len({(marker, face == "white") for _, marker, face, _ in looks}) == 24
-    assert len({(colour, dashes) for colour, _, _, dashes in looks}) == 24
+    assert len({(color, dashes) for color, _, _, dashes in looks}) == 24
 
 
 def test_help_and_reading_need_no_heavy_library():
