@@ -394,7 +394,7 @@ class Detector(BaseDetector, pl.LightningModule):
         return sample.tensor_split(max(1, min(self.micro_batches, len(sample) // 2)))
 
     def unlabeled_score(self, batch: Batch) -> Tensor:
-        """Ω of the whole unlabeled batch, shape (n,), with its graph; use it instead of `score` on this process's samples."""
+        """Ω of the whole unlabeled batch, shape (n,), with its graph; use it, not `score` on a shard."""
         return self.of_unlabeled(self.score, batch)
 
     def scores(self, batch: Batch) -> tuple[Tensor, Tensor]:

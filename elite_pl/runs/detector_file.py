@@ -311,7 +311,7 @@ def _is_preprocessing(value: Any, shape: list[int]) -> bool:
 
 
 def _is_feature_map(value: Any, like: Any, shape: list[int]) -> bool:
-    """Returns whether it is what a feature map's `to_plain` returns, of a tensor's type, and makes samples of a shape."""
+    """Returns whether it is a feature map's `to_plain`, of a tensor's type, and makes samples of a shape."""
     if _has(value, ("cells", "orientations", "factor")):
         return (
             all(type(value[name]) is int and value[name] >= 2 for name in ("cells", "orientations"))

@@ -48,7 +48,7 @@ def image_folder(
     Args:
         path: Of the folder.
         labels: "known" or "classes".
-        labels_file: A CSV file with columns path (relative to the folder) and label, see `user_data.relabeled`; or None.
+        labels_file: A CSV file with columns path (relative to the folder) and label, see `user_data.relabeled`.
         size: Pixels of the sides that images are resized to. None: they stay as they are if all have one size of at
             most `SIZE` pixels a side, else `SIZE`.
         channels: 1 for gray, 3 for color; "auto": 1 if all files are stored in gray.
