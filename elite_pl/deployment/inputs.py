@@ -42,7 +42,7 @@ class Input(NamedTuple):
         column: What the names of samples are: `"path"`, `"id"` or `"index"`.
         total: How many samples there are; None where that takes a look at all of them.
         parts: All of them.
-        notes: What a person may want to know beforehand.
+        notes: Notes for the user before scoring starts.
         left_out: What is wrong with samples that cannot be read, by their names; filled while the parts are read.
     """
 

@@ -66,7 +66,7 @@ class Contaminated(Detector):
         super().check(data)
         found, asked = self.contamination_of(data), f"contamination={self.contamination_rule}"
         if found == "given" and data.arrays.labels == "known":
-            raise ValueError(f"{asked}: nobody knows the true share; must be a number, or estimated")
+            raise ValueError(f"{asked}: the true share is unknown; must be a number, or estimated")
         if found == "estimated" and len(data.labeled_y.unique()) < 2:
             raise ValueError(f"{asked}: there are no labels of both kinds to estimate it from; must be a number")
 

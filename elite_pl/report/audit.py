@@ -158,7 +158,7 @@ def _changed(directory: Path, metrics: dict[str, Any], arrays: Arrays, ids: np.n
         return ""
     line = f"{directory}: the data have changed since (fingerprint {arrays.fingerprint}, then {recorded})"
     if ids is None or arrays.ids_train is None or not np.array_equal(ids, arrays.ids_train):
-        raise InputError(f"{line}, so nobody knows which samples are meant; train again")
+        raise InputError(f"{line}, so it is unclear which samples are meant; train again")
     return f"{line}: the same names, with other labels or contents"
 
 
