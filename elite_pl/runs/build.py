@@ -287,9 +287,16 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         if key in settings:
             raise InputError(f"trainer.{key}: is a group of its own; set {key} in its place")
     nodes = spec.plain["callbacks"] or {}
+    own = {
+        name: instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None
+    }
+    for name, callback in own.items():
+        if str(monitor := getattr(callback, "monitor", None)).startswith("test/"):
+            rule = "nothing is chosen on test labels; use another metric, such as labeled/loss"
+            raise InputError(f"callbacks.{name}.monitor={monitor}: {rule}")
     callbacks = [
         SameRun(spec.directory),
-        *(instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None),
+        *own.values(),
         history,  # after those that log
         # After every epoch, whether or not the test part is scored in it.
         ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
