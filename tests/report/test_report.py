@@ -85,6 +85,7 @@ def two_methods(study):
     return place
 
 
+@pytest.mark.usefixtures("rendered")
 def test_means_deviations_and_paired_differences(capfd, two_methods):
     out = shown(capfd, two_methods, "--columns", "normal_class")
     assert cells(out) == [
@@ -263,6 +264,7 @@ def test_what_moves_along_an_axis_is_said(capfd, sweep, study, tmp_path):
     assert "Along" not in shown(capfd, study(0.9, directory=tmp_path / "steady", pollution=0.5))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_scale_of_the_meta_gradient_is_an_axis(capfd, study):
     for scale in (1, 10, 100):
         for normal_class in "03":
@@ -292,6 +294,7 @@ def test_failed_and_missing_cells_are_listed(capfd, study):
     assert "score is &lt;nan&gt;" in text and "2 (seed 1)" in text and "1 (seed 0)" not in text
 
 
+@pytest.mark.usefixtures("rendered")
 def test_curves_over_the_epochs(capfd, study):
     place = study(0.9)
     shown(capfd, place)
