@@ -64,7 +64,7 @@ TYPED = {
     "+trainer.strategy=abc": "trainer: You selected an invalid strategy name",
     "+trainer.callbacks=[]": "trainer.callbacks: is a group of its own",
     "+callbacks.own={_target_: pytorch_lightning.callbacks.ModelCheckpoint}": "trainer: Found more than one stateful",
-    "+callbacks.a={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: test/auroc}": "callbacks.a.monitor=test/auro",
+    "+callbacks.a={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: test/auroc}": "callbacks.a.monitor=",
     "-m seed=range(0)": "a sweep over no values",
     "-m hydra.sweeper.max_batch_size=-1": "hydra.sweeper.max_batch_size=-1: must be at least 1",
     "-m hydra.sweeper._target_=abc": "Invalid plugin 'abc'",
