@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from elite_pl.annotations import Range, checked
-from elite_pl.data.feature_maps import AnyFeatureMap
+from elite_pl.data.feature_maps import AnyFeatureMap, same
 from elite_pl.data.rows import Rows
 
 
@@ -39,6 +39,15 @@ class Preprocessing(NamedTuple):
     shift: Tensor
     scale: Tensor
     feature_map: AnyFeatureMap | None = None
+
+    def same(self, other: "Preprocessing") -> bool:
+        """Whether both do the same to every sample."""
+        return (
+            (self.size, self.contrast) == (other.size, other.contrast)
+            and torch.equal(self.shift, other.shift)
+            and torch.equal(self.scale, other.scale)
+            and same(self.feature_map, other.feature_map)
+        )
 
     def changes(self, shape: tuple[int, ...]) -> bool:
         """Returns whether `once` does anything to samples of this shape (n, ...)."""

@@ -68,7 +68,8 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         scores, unlabeled = [], []
         for i in range(seeds):
             seed = seeding.derive(spec.config.seed, "candidate", i) % 2**31 if i else spec.config.seed
-            detector = trained(with_settings(own, {"seed": seed}), under.under(under.split, seed=seed))
+            again = under.under(under.split, seed=seed, fitted=under.preprocessing)
+            detector = trained(with_settings(own, {"seed": seed}), again)
             scores.append(
                 Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
             )

@@ -45,9 +45,9 @@ class CrossFit:
 def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = True, cached: bool = False) -> CrossFit:
     """Trains a network for each of several parts of the training samples, without that part, and scores the part.
 
-    Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; nothing is
-    logged and no checkpoint stays. An interrupted call leaves nothing to go on from: it is simply made again. The
-    caller's random numbers stay as they are.
+    Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; only the
+    preprocessing, which knows no labels, is that of the run. Nothing is logged and no checkpoint stays. An interrupted
+    call leaves nothing to go on from: it is simply made again. The caller's random numbers stay as they are.
 
     Args:
         spec: The run, with the method to be tried; the rest of its configuration is that of `data`.
@@ -67,7 +67,7 @@ def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = T
     shares = torch.full((len(data.arrays.x_train),), torch.nan, dtype=torch.float64)
     for fold in range(folds):
         rest, held = splits.hold_out(data.split, fold, folds, order)
-        own = data.under(rest)
+        own = data.under(rest, fitted=data.preprocessing)
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             detector = trained(spec, own, cached)
         seen = detector.score_samples(own.unlabeled)
