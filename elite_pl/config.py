@@ -157,7 +157,7 @@ def check(config: Config) -> None:
         check_values(threshold(config.threshold).__dict__, argument_kinds(Threshold))
     for key in NAMED:
         if not isinstance(OmegaConf.select(cast(Any, config), key), str):
-            raise InputError(f"{key}: must be given, a word, as it is in the options that --help lists")
+            raise InputError(f"{key}: is required: a word, as in the options that --help lists")
 
 
 def threshold(node: Mapping[str, Any]) -> Threshold:
@@ -301,7 +301,7 @@ def _constructor(key: str, node: Any, kind: type) -> Constructor:
     if not isinstance(node, dict):
         raise InputError(f"{key}={node}: is no value but a group of keys; give {key}._target_ and its arguments")
     if not isinstance(address := node.get("_target_"), str):
-        raise InputError(f"{key}._target_: must be given, a class or function, as in conf/")
+        raise InputError(f"{key}._target_: is required: a class or function, as in conf/")
     try:
         target = hydra.utils.get_object(address)
     except Exception as error:  # whatever the import stumbles over

@@ -67,7 +67,7 @@ STEP = [field.name for field in fields(Step)]
 
 
 def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
-    """Source and split of a configuration, as a data module.
+    """Makes the data module of a configuration from its source and split.
 
     Args:
         config: A checked configuration.
@@ -133,12 +133,12 @@ def labeled_anomaly_classes(config: Config, arrays: Arrays, normal_class: int) -
 
 
 def given(key: str, node: Any, kind: type) -> Constructor | None:
-    """A node of the configuration as of `instantiate`; None where it has no target."""
+    """Instantiates a node of the configuration, see `instantiate`; None where it has no target."""
     return None if node is None or node.get("_target_") is None else instantiate(key, node, kind)
 
 
 def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
-    """What maps images to the features of a frozen backbone; None for a backbone that is trained.
+    """Returns the feature extractor of a frozen backbone; None for a backbone that is trained.
 
     Raises:
         InputError: If the data are not as a network for others needs them, or there is no such network.
@@ -161,7 +161,7 @@ def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
 
 @contextmanager
 def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
-    """Inside, what data cannot serve is bad input: of a root key, or of a key of the data set.
+    """Turns errors of the data in the block into bad input: of a root key, or of a key of the data set.
 
     Raises:
         InputError: Names the key.
@@ -179,7 +179,7 @@ def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
 
 
 def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None = None) -> BaseDetector:
-    """The detector of a configuration, with the initial weights of its seed if it has a network.
+    """Makes the detector of a configuration, with the initial weights of its seed if it has a network.
 
     Args:
         config: The configuration.
@@ -246,7 +246,7 @@ def check_data(config: Config, detector: BaseDetector, data: PollutedData) -> No
 
 
 def step_settings(config: Config) -> Step:
-    """The trainer's settings of an optimizer step.
+    """Returns the trainer's settings of an optimizer step.
 
     Raises:
         InputError: If one has no such value.
@@ -260,7 +260,7 @@ def step_settings(config: Config) -> Step:
 
 
 def pretrained_file(config: Config, data: PollutedData) -> Path:
-    """Where the pre-trained weights lie that all methods on one split and network share."""
+    """Returns the file of pre-trained weights that all methods on one split and network share."""
     resolved, accelerator = plain(config), config.trainer.accelerator
     if accelerator != "cpu" and torch.cuda.is_available():
         accelerator = torch.cuda.get_device_name()
@@ -281,7 +281,7 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
 
 
 def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
-    """The trainer of a run, which keeps its curves and its last checkpoint in the run directory.
+    """Makes the trainer of a run, which keeps its curves and its last checkpoint in the run directory.
 
     Args:
         spec: The run.
@@ -307,9 +307,16 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         if key in settings:
             raise InputError(f"trainer.{key}: is a group of its own; set {key} in its place")
     nodes = spec.plain["callbacks"] or {}
+    own = {
+        name: instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None
+    }
+    for name, callback in own.items():
+        if str(monitor := getattr(callback, "monitor", None)).startswith("test/"):
+            rule = "nothing is chosen on test labels; use another metric, such as labeled/loss"
+            raise InputError(f"callbacks.{name}.monitor={monitor}: {rule}")
     callbacks = [
         SameRun(spec.directory),
-        *(instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None),
+        *own.values(),
         history,  # after those that log
         # After every epoch, whether or not the test part is scored in it.
         ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),

@@ -129,7 +129,7 @@ def _parse_yaml(text: str) -> dict[Any, Any]:
 
 
 def printable(text: str) -> str:
-    """A text on one line: what cannot be seen is a space."""
+    """Returns a text on one line, with unprintable characters as spaces."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
@@ -292,7 +292,7 @@ def check_cells(runs: Sequence[Run], keys: Sequence[str]) -> None:
 
 
 def values_of(runs: Iterable[Run], key: str) -> list[Any]:
-    """The values that a key takes, numbers in their order, then the others by name; studies and commits as given."""
+    """The values of a key: numbers in order, then the others by name; studies and commits as they appear."""
     found = list({str(run[key]): run[key] for run in runs}.values())
     if key in ORIGIN:
         return found
@@ -372,6 +372,6 @@ def data_frame(*studies: str | Path, keep_copies: bool = False) -> pandas.DataFr
 
 
 def counted(values: Iterable[Any], text: Callable[[Any], str] = str) -> str:
-    """Values with how often each is found, the most frequent first: `2.15.0 (290), 2.14.0 (10)`."""
+    """Values with the number of times each occurs, the most frequent first: `2.15.0 (290), 2.14.0 (10)`."""
     found = Counter(map(text, values)).most_common()
     return found[0][0] if len(found) == 1 else ", ".join(f"{value} ({count})" for value, count in found)
