@@ -21,7 +21,7 @@ RESIDENT = 2**32  # bytes of memory-mapped samples that are copied to the device
 
 
 class Batch(TypedDict):
-    """What one training step gets.
+    """The input of one training step.
 
     Attributes:
         unlabeled: Samples, shape (n, ...); one of several processes has its shard of them only.

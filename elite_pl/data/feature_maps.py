@@ -1,4 +1,4 @@
-"""What takes the place of samples, so that methods learn more from them; fitted without their labels."""
+"""Feature maps that replace vectors by richer ones before any method sees them; fitted without labels."""
 
 import math
 from typing import Annotated, Any

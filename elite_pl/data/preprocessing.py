@@ -1,4 +1,4 @@
-"""How samples become the numbers that a network sees, without a look at their labels."""
+"""Preprocessing of samples into the numbers that a network sees, without their labels."""
 
 import os
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Preprocessing(NamedTuple):
         )
 
     def changes(self, shape: tuple[int, ...]) -> bool:
-        """Whether `once` does anything to samples of this shape (n, ...)."""
+        """Returns whether `once` does anything to samples of this shape (n, ...)."""
         return self.contrast or (self.size is not None and shape[2:] != (self.size, self.size))
 
     def once(self, values: np.ndarray | Tensor) -> Tensor:

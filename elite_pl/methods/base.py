@@ -1,4 +1,4 @@
-"""What all detectors offer, and the base of those that are trained by gradient: construction, training step, scoring.
+"""The interface of all detectors, and the base of those trained by gradient: construction, training step, scoring.
 
 A method (`elite_pl/methods/`) adds its loss, and nothing else; one without a gradient adds its fit (`shallow.py`).
 """
@@ -35,7 +35,7 @@ COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they
 
 
 class BaseDetector(nn.Module):
-    """What the commands ask of a detector, however it learns: a score, and what the score says of samples.
+    """The interface of a detector, however it is trained: its score, and the scores of samples.
 
     Attributes:
         name: The method's name in logs and tables.
@@ -75,7 +75,7 @@ class BaseDetector(nn.Module):
             raise LabelError(f"{self.name} needs {needed}, and there are {normal} normal and {anomalous} anomalous")
 
     def facts(self) -> dict[str, float]:
-        """What the fit has set or chosen, for `metrics.json`."""
+        """Returns the quantities that the fit has set or chosen, for `metrics.json`."""
         return {}
 
     @property
@@ -102,14 +102,14 @@ class BaseDetector(nn.Module):
         return self.finite(torch.cat(scores)).cpu() if scores else torch.zeros(0)
 
     def mean_meta_gradient(self) -> Tensor | None:
-        """What training has said of each unlabeled sample, positive for an anomaly, shape (N,), on the CPU.
+        """Returns the mean of -d over training for each unlabeled sample, shape (N,), on the CPU; positive: an anomaly.
 
         None for a method without a meta-gradient.
         """
         return None
 
     def recording(self) -> tuple[Tensor, Tensor] | None:
-        """What is known of the meta-gradient of each recorded step, see `Elite`; None for a method without one."""
+        """Returns the recorded meta-gradients of each step, see `Elite`; None for a method without one."""
         return None
 
     def finite(self, score: Tensor) -> Tensor:
@@ -269,7 +269,7 @@ class Detector(BaseDetector, pl.LightningModule):
         with torch.no_grad():
             self.score.eval()
             in_order = torch.arange(len(data.unlabeled) + len(data.labeled))
-            self.score.initialise(data.training_samples(in_order))
+            self.score.initialize(data.training_samples(in_order))
             initial = torch.cat([self.score(batch) for batch in data.training_samples(in_order)])
             self.score.train()
         if self.margin_rule == "mean_initial":
@@ -296,7 +296,7 @@ class Detector(BaseDetector, pl.LightningModule):
             self.log_means()
 
     def ends_epoch(self, batch_idx: int) -> bool:
-        """Whether no step of an epoch comes after this one, which has been taken."""
+        """Returns whether no step of an epoch comes after this one, which has been taken."""
         return (
             batch_idx == int(self.trainer.num_training_batches) - 1 or 0 <= self.trainer.max_steps <= self.global_step
         )
@@ -322,7 +322,7 @@ class Detector(BaseDetector, pl.LightningModule):
             self.averaged.update_parameters(self.score)
 
     def check_losses(self) -> None:
-        """Looks at the losses that nobody has seen yet.
+        """Checks the losses of the steps since the last check.
 
         Raises:
             TrainingError: If one is not finite.
@@ -397,7 +397,7 @@ class Detector(BaseDetector, pl.LightningModule):
         return sample.tensor_split(max(1, min(self.micro_batches, len(sample) // 2)))
 
     def unlabeled_score(self, batch: Batch) -> Tensor:
-        """Ω of the whole unlabeled batch, shape (n,), with its graph; use it, and not `score` on one's own samples."""
+        """Ω of the whole unlabeled batch, shape (n,), with its graph; use it, not `score` on a shard."""
         return self.of_unlabeled(self.score, batch)
 
     def scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -449,7 +449,7 @@ class Detector(BaseDetector, pl.LightningModule):
 
     @property
     def scorer(self) -> Score:
-        """What scores: the score with averaged weights, over the views, as far as there are any."""
+        """Returns the module that scores: with averaged weights and over the views, where there are any."""
         score = self.score if self.averaged is None else cast(Score, self.averaged.module)
         if self.views is None or self.augmentation is None:
             return score
@@ -510,5 +510,5 @@ def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tenso
 
 
 def collapsed(score: Tensor) -> bool:
-    """Whether scores say nothing: all of them nearly the same."""
+    """Returns whether scores say nothing: all of them nearly the same."""
     return bool(score.std() <= COLLAPSED * score.abs().mean())

@@ -17,7 +17,7 @@ from elite_pl.methods.base import Detector, risen, widest
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """Inside, convolutions on a GPU keep all digits of float32; TF32 has three."""
+    """Makes convolutions on a GPU keep all digits of float32 in the block; TF32 has three."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -139,7 +139,7 @@ class Elite(Detector):
 
     @property
     def rule(self) -> dict[str, Any]:
-        """How the meta-gradient is scaled, and becomes a weight."""
+        """Returns the settings by which the meta-gradient is scaled and turned into a weight."""
         return {
             "learning_rate": self.learning_rate,
             "meta_scale": self.meta_scale,

@@ -20,7 +20,7 @@ TOGETHER = 1000  # batches whose outputs are kept in memory to be added up
 class Score(nn.Module):
     """The base of all scores: maps samples (n, ...) to scores (n,)."""
 
-    def initialise(self, batches: Iterable[Tensor]) -> None:
+    def initialize(self, batches: Iterable[Tensor]) -> None:
         """Fixes what is fixed before training, such as a center.
 
         Args:
@@ -48,7 +48,7 @@ class Hypersphere(Score):
         self.register_buffer("center", torch.zeros(backbone.outputs))
 
     @torch.no_grad()
-    def initialise(self, batches: Iterable[Tensor]) -> None:
+    def initialize(self, batches: Iterable[Tensor]) -> None:
         """Sets the center o to the mean output; see `losses.center_of`."""
         total, samples = torch.zeros_like(self.center), 0
         outputs = (self.encoder(batch) for batch in batches)

@@ -21,13 +21,13 @@ class UnstackableError(ValueError):
 
 
 def stacked(models: Sequence[nn.Module]) -> nn.Module:
-    """One module for several of the same structure; see above.
+    """Makes one module of several of the same structure; see above.
 
     Args:
         models: They stay as they are.
 
     Returns:
-        Maps samples (k, n, ...) to what each model makes of its own, (k, n, ...).
+        A module that maps samples (k, n, ...) to the outputs of each model for its own, (k, n, ...).
 
     Raises:
         UnstackableError: If a layer has no stacked form.
@@ -51,8 +51,8 @@ def unstack(whole: Mapping[str, Tensor], states: Sequence[Mapping[str, Tensor]])
     """Copies stacked weights and buffers to those of each model.
 
     Args:
-        whole: By name; what is the same for all models has the shape of one.
-        states: By name, of each model; written in place. What `whole` has no name for stays.
+        whole: By name; a number that all models have in common has the shape of one.
+        states: By name, of each model; written in place, where `whole` has the name.
     """
     for i, state in enumerate(states):
         for name, own in state.items():
@@ -101,7 +101,7 @@ class _StackedBatchNorm(_BatchNorm):
 
 
 class _LayerNorm(nn.Module):
-    """What `GroupNorm` does to each sample as one group, without scale and shift."""
+    """Group normalization of each sample as one group, without scale and shift."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()

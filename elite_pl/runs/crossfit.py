@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """What is known of the training samples from networks that were not trained on them.
+    """Shares of the training samples by networks that were not trained on them.
 
     Scores of different networks do not compare. So a sample counts by its share: which share of the unlabeled samples
     that the *same* network was trained on has a lower score. A detector that was trained on all of them knows their

@@ -1,7 +1,7 @@
 """Several detectors that differ in their data and their seed, trained as one: a step costs little more than one's.
 
 Each has the order of batches, the labels, the margin, the center, the statistics and the moments of the optimizer that
-it has alone, and ends up equal to rounding. What is recorded of the steps is lost: it is for detectors that only score.
+it has alone, and ends up equal to rounding. Records of the steps are lost: this is for detectors that only score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ ELEMENTWISE = (
     torch.optim.Adagrad,
 )
 
-# What a trainer may be set to; the rest of its keys does to all detectors what it does to one.
+# Values of the trainer's keys that suit several detectors; its other keys do to all what they do to one.
 TRAINER: dict[str, tuple[object, ...]] = {
     "_target_": ("pytorch_lightning.Trainer",),
     "strategy": (None, "auto"),
@@ -60,7 +60,7 @@ class StackedData(pl.LightningDataModule):
         self.arrays, self.batch_size = data[0].arrays, data[0].batch_size
 
     def in_random_order(self, *purpose: object) -> Iterator[Tensor]:
-        """As of `PollutedData`, each batch of shape (k, n, ...)."""
+        """Yields batches as of `PollutedData`, of shape (k, n, ...)."""
         for batches in zip(*(data.in_random_order(*purpose) for data in self.data), strict=True):
             yield torch.stack(batches)
 
@@ -71,7 +71,7 @@ class StackedData(pl.LightningDataModule):
         return StackedBatches(self.data, self.detectors, lambda: trainer.current_epoch)
 
     def val_dataloader(self) -> list[Any]:
-        """Nothing: no test part is looked at."""
+        """Returns no loader: no test part is looked at."""
         return []
 
     def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
@@ -97,7 +97,7 @@ class StackedBatches:
 
 
 def together(detectors: Sequence[Detector]) -> Detector:
-    """One detector that is several: its weights, its margin and the losses of its steps have an axis of them.
+    """Makes one detector of several: its weights, its margin and the losses of its steps have an axis of them.
 
     Args:
         detectors: Prepared detectors of one class and one configuration but for the seed; they stay as they are.
@@ -117,7 +117,7 @@ def together(detectors: Sequence[Detector]) -> Detector:
 
 
 def why_not(spec: RunSpec, detector: BaseDetector) -> str:
-    """Why a detector cannot be trained together with others of its kind, empty if it can.
+    """Returns the reason why a detector cannot be trained together with others of its kind, empty if it can.
 
     Args:
         spec: Its run.
