@@ -96,5 +96,5 @@ def test_a_candidate_that_looks_worse_counts_less():
     np.testing.assert_allclose(
         auto.weights([part._replace(auroc=None) for part in found], "vectors"), [0.25, 0.25, 0.5]
     )
-    with pytest.raises(ValueError, match="temperature=.*must be a positive number for each kind of data"):
+    with pytest.raises(ValueError, match=r"temperature=.*must be a positive number for each kind of data"):
         Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
