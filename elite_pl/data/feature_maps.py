@@ -64,7 +64,7 @@ class FeatureMap(nn.Module):
         parts = [((sample - self.mean) / self.deviation).clamp(-self.FAR, self.FAR)]
         if self.gaussian:
             rarest = math.erfc(self.RARE / math.sqrt(2)) / 2
-            parts.append(torch.special.ndtri(self.level(sample).clamp(rarest, 1 - rarest)))
+            parts.append(torch.special.ndtri(level(sample, self.quantiles).clamp(rarest, 1 - rarest)))
         if self.bins:
             edges = self.quantiles[:: (len(self.quantiles) - 1) // self.bins]
             width = edges.diff(dim=0)
@@ -72,18 +72,23 @@ class FeatureMap(nn.Module):
             parts.append(self.HALF * ((sample[:, None] - edges[:-1]) * slope).clamp(0, 1).flatten(1))
         return torch.cat(parts, dim=1) * self.factor
 
-    def level(self, sample: Tensor) -> Tensor:
-        """The share of training values below each value, (n, features): linear between quantiles, the middle of ties.
 
-        So it is what scikit-learn's `QuantileTransformer` computes, but for ties at an end, which are 0 or 1 there.
-        """
-        quantiles, columns, last = self.quantiles.T.contiguous(), sample.T.contiguous(), len(self.quantiles) - 1
-        left = torch.searchsorted(quantiles, columns)
-        right = torch.searchsorted(quantiles, columns, right=True)
-        low, high = (quantiles.gather(1, place.clamp(0, last)) for place in (left - 1, left))
-        between = (columns - low) / torch.where(high > low, high - low, 1.0)
-        place = left + torch.where(right > left, (right - left - 1) / 2, between.clamp(0, 1) - 1)
-        return (place / last).clamp(0, 1).T
+def level(sample: Tensor, quantiles: Tensor) -> Tensor:
+    """The share of training values below each value, (n, features): linear between quantiles, the middle of ties.
+
+    So it is what scikit-learn's `QuantileTransformer` computes, but for ties at an end, which are 0 or 1 there.
+
+    Args:
+        sample: Values, shape (n, features).
+        quantiles: Of each feature at equally spaced levels from 0 to 1, shape (levels, features).
+    """
+    quantiles, columns, last = quantiles.T.contiguous(), sample.T.contiguous(), len(quantiles) - 1
+    left = torch.searchsorted(quantiles, columns)
+    right = torch.searchsorted(quantiles, columns, right=True)
+    low, high = (quantiles.gather(1, place.clamp(0, last)) for place in (left - 1, left))
+    between = (columns - low) / torch.where(high > low, high - low, 1.0)
+    place = left + torch.where(right > left, (right - left - 1) / 2, between.clamp(0, 1) - 1)
+    return (place / last).clamp(0, 1).T
 
 
 @checked

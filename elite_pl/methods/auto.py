@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
 
 
 class Auto(BaseDetector):
-    """A weighted mean of the standardized scores of several methods, the candidates for a kind of data.
+    """A weighted mean of the scores of several methods, the candidates for a kind of data; see `Mixture`.
 
     The weight of a candidate is `prior * exp((A - A_best) / temperature)`, with the ROC AUC A of labeled samples that
     it was not trained on. With 20 labels A is known to some points only: at a temperature of 0.05 a candidate that
@@ -96,7 +96,7 @@ class Auto(BaseDetector):
             if found.auroc:
                 facts["auroc_cross_fitted"], facts["error"] = found.auroc
             self.found |= {f"auto/{found.name}/{key}": value for key, value in facts.items()}
-        self.score.set(torch.tensor(each), scores.mean(1), scores.std(1, correction=0))
+        self.score.set(torch.tensor(each), scores)
         return weights
 
     def facts(self) -> dict[str, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from elite_pl.data.feature_maps import AnyFeatureMap, of_plain, same
+from elite_pl.data.feature_maps import AnyFeatureMap, level, of_plain, same
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import Score
 
@@ -53,19 +54,25 @@ class Member(Score):
 
 
 class Mixture(Score):
-    """A weighted mean of standardized scores: `Ω(x) = Σ_k w_k (Ω_k(x) - m_k) / s_k`.
+    """A weighted mean of how rare the scores of several members are among unlabeled samples: `Ω(x) = Σ_k w_k r_k(x)`.
+
+    `r_k = -log(1 - u)` for a score above a share u of the member's scores of the unlabeled training samples, linear
+    between 257 knots. Beyond the highest and the lowest of these scores it goes on with their deviation as its unit.
 
     Args:
         members: The scores Ω_k; those whose feature maps do the same get one in common, which then works once for all.
 
     Attributes:
         weight: w_k, shape (members,), with sum 1.
-        location: m_k, the mean of Ω_k over the unlabeled training samples, shape (members,).
-        scale: s_k, its standard deviation there, shape (members,).
+        knots: Scores of each member at equally spaced r, shape (knots, members).
+        rarest: r at the last of them, shape ().
+        scale: The standard deviation of the scores, shape (members,).
     """
 
+    KNOTS = 257
     weight: Tensor
-    location: Tensor
+    knots: Tensor
+    rarest: Tensor
     scale: Tensor
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -77,7 +84,8 @@ class Mixture(Score):
                 maps.append(member.feature_map)
         self.members = nn.ModuleList(members)
         self.register_buffer("weight", torch.full((len(members),), 1 / max(1, len(members))))
-        self.register_buffer("location", torch.zeros(len(members)))
+        self.register_buffer("knots", torch.zeros(self.KNOTS, len(members)))
+        self.register_buffer("rarest", torch.zeros(()))
         self.register_buffer("scale", torch.ones(len(members)))
 
     def to_plain(self) -> list[dict[str, Any]]:
@@ -88,15 +96,24 @@ class Mixture(Score):
         """The buffers, without what is in the members."""
         return dict(self.named_buffers(recurse=False))
 
-    def set(self, weight: Tensor, location: Tensor, scale: Tensor) -> None:
-        """Takes the weights of the mean, and what the scores are standardized by; a scale of 0 counts as 1."""
+    def set(self, weight: Tensor, unlabeled: Tensor) -> None:
+        """Takes the weights, and the members' scores of the unlabeled samples, shape (members, N)."""
         self.weight.copy_(weight)
-        self.location.copy_(location)
+        count = unlabeled.shape[1]
+        self.rarest.fill_(math.log(count + 1))
+        share = -torch.expm1(-torch.linspace(0, 1, self.KNOTS, dtype=torch.float64) * math.log(count + 1))
+        level = (share * (count + 1) / count).clamp(max=1).to(unlabeled.dtype)
+        self.knots.copy_(torch.stack([scores.quantile(level) for scores in unlabeled], dim=1))
+        scale = unlabeled.std(1, correction=0)
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
     def mean(self, scores: Tensor) -> Tensor:
         """The scores Ω from those of the members, shape (n, members), as a tensor of shape (n,)."""
-        return ((scores - self.location) / self.scale) @ self.weight.to(scores.dtype)
+        knots, scale, weight, rarest = (
+            value.to(scores.dtype) for value in (self.knots, self.scale, self.weight, self.rarest)
+        )
+        beyond = (scores - knots[-1]).clamp(min=0) - (knots[0] - scores).clamp(min=0)
+        return (level(scores, knots) * rarest + beyond / scale) @ weight
 
     @classmethod
     def of_plain(
@@ -115,8 +132,21 @@ class Mixture(Score):
             constructors: As of `Recipe.make`, and so are the errors.
         """
         made = cls([Member.of_plain(member, dtype, constructors) for member in members]).to(dtype)
+        if "location" in state:  # of older files: all scores go on beyond one knot
+            made.knots = made.knots[:2]
+            knots = state["location"].expand(2, -1)
+            state = {
+                "weight": state["weight"],
+                "knots": knots,
+                "rarest": torch.zeros_like(made.rarest),
+                "scale": state["scale"],
+            }
         own = made.state()
-        if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in state.items()}:
+        if (
+            {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in state.items()}
+            or not (state["knots"].diff(dim=0) >= 0).all()
+            or not (state["scale"] > 0).all()
+        ):
             raise ValueError("its score cannot be made again: the members and their weights do not go together")
         for name, value in own.items():
             value.copy_(state[name])
