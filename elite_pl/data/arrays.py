@@ -113,12 +113,13 @@ def make_arrays(
     )
 
 
-def resolve_class(normal_class: int | str, arrays: Arrays) -> int:
+def resolve_class(given: int | str, arrays: Arrays, key: str = "normal_class") -> int:
     """Find a class by its name or id. A name wins; names that are numbers hide the ids.
 
     Args:
-        normal_class: Name or id of a class of the training part (of data with labels="classes").
+        given: Name or id of a class of the training part (of data with labels="classes").
         arrays: The data.
+        key: The configuration key that the message names.
 
     Returns:
         Its id.
@@ -127,13 +128,13 @@ def resolve_class(normal_class: int | str, arrays: Arrays) -> int:
         InputError: No such class; the message lists those there are.
     """
     ids, names = np.unique(arrays.y_train).tolist(), arrays.class_names or ()
-    if str(normal_class) in names and (found := names.index(str(normal_class))) in ids:
+    if str(given) in names and (found := names.index(str(given))) in ids:
         return found
     with contextlib.suppress(ValueError):
-        if int(normal_class) in ids and not any(name.lstrip("-").isdigit() for name in names):
-            return int(normal_class)
+        if int(given) in ids and not any(name.lstrip("-").isdigit() for name in names):
+            return int(given)
     there = describe_classes(arrays.y_train, arrays.class_names)
-    raise InputError(f"normal_class={normal_class}: {arrays.name} has no such class; it has {there}")
+    raise InputError(f"{key}={given}: {arrays.name} has no such class; it has {there}")
 
 
 def to_array(name: str, values: Any) -> np.ndarray:

@@ -287,6 +287,12 @@ class PollutedData(pl.LightningDataModule):
         """Shape of one sample, as a network sees it."""
         return tuple(self.unlabeled[:0].shape[1:])
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many samples there are: unlabeled, labeled normal, labeled anomalous."""
+        normal = int((self.split.labeled_y > 0).sum())
+        return len(self.unlabeled), normal, len(self.labeled) - normal
+
     def anomalous(self, part: str) -> Tensor:
         """Which samples of a part, `"unlabeled"` or `"test"`, are anomalies: bool, shape (n,), on the CPU."""
         y, index = (
@@ -310,6 +316,11 @@ class PollutedData(pl.LightningDataModule):
         for index in order.tensor_split(max(1, len(order) // self.batch_size)):  # on the CPU, which waits for no mask
             unlabeled, labeled = index[index < n].to(device), (index[index >= n] - n).to(device)
             yield torch.cat([self.unlabeled[unlabeled], self.labeled[labeled]])
+
+    def in_random_order(self, *purpose: object) -> Iterator[Tensor]:
+        """Yields batches as of `training_samples`, in an order that depends on the seed and a purpose alone."""
+        samples = len(self.unlabeled) + len(self.labeled)
+        yield from self.training_samples(torch.randperm(samples, generator=seeding.generator(self.seed, *purpose)))
 
     def train_dataloader(self) -> TrainingBatches:
         """The training batches of the trainer's current epoch."""

@@ -103,6 +103,8 @@ def polluted_one_vs_rest(
     n_train: Annotated[int, at_least(2)] | None,
     seed: int,
     labeled_from: Literal["inside", "outside"] = "inside",
+    labeled_anomaly_classes: Sequence[int] | None = None,
+    label_noise: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)] = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Split:
     """Draw a polluted, partly labeled training set (paper Sec. 5.1).
@@ -124,6 +126,9 @@ def polluted_one_vs_rest(
             asks for.
         seed: Of the draw.
         labeled_from: "inside": labeled samples are taken out of the `n_train`; "outside": drawn beyond them.
+        labeled_anomaly_classes: Classes of which alone the labeled anomalies are, as in Ruff et al., "Deep
+            Semi-Supervised Anomaly Detection", ICLR 2020; the hidden ones are of all classes. None: any.
+        label_noise: Share of the labeled samples, of either kind, whose label is wrong, rounded to the nearest sample.
         class_names: Names for the messages.
 
     Returns:
@@ -154,14 +159,17 @@ def polluted_one_vs_rest(
     anomalous = generator.permutation(np.flatnonzero(~is_normal))
     # Outside labels come from the far end, so that they too stay the same when the pollution changes.
     head = slice(None) if labeled_from == "inside" else slice(None, None, -1)
-    labeled = np.concatenate([normal[head][:k], anomalous[head][:k]])
     drawn = np.concatenate([normal[:n_normal], anomalous[:n_anomalous]])
-    return Split(
-        unlabeled=np.setdiff1d(drawn, labeled),
-        labeled=labeled,
-        labeled_y=np.repeat(np.array([NORMAL, ANOMALY], dtype=np.int8), k),
-        test=np.arange(len(y_test)),
-    )
+    may_be_labeled = anomalous[:n_anomalous] if labeled_from == "inside" else anomalous[n_anomalous:][::-1]
+    if labeled_anomaly_classes is not None:
+        may_be_labeled = may_be_labeled[np.isin(y_train[may_be_labeled], labeled_anomaly_classes)]
+        if len(may_be_labeled) < k:
+            rule = f"label_ratio={label_ratio} asks for {k} labeled anomalies, and of these classes there are"
+            raise ValueError(f"labeled_anomaly_classes={list(labeled_anomaly_classes)}: {rule} {len(may_be_labeled)}")
+    labeled = np.concatenate([normal[head][:k], may_be_labeled[:k]])
+    labeled_y = np.repeat(np.array([NORMAL, ANOMALY], dtype=np.int8), k)
+    labeled_y[generator.permutation(2 * k)[: math.floor(2 * k * label_noise + 0.5)]] *= -1
+    return Split(np.setdiff1d(drawn, labeled), labeled, labeled_y, test=np.arange(len(y_test)))
 
 
 def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:

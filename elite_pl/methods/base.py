@@ -153,6 +153,9 @@ class Detector(BaseDetector, pl.LightningModule):
             samples themselves.
 
     Attributes:
+        stackable: Whether several detectors of this very class can be trained as one, see `elite_pl.runs.stacked`: its
+            loss then treats the last axis as the samples and carries an axis before it along.
+        stack: The length of that axis, the number of detectors in one; () for a single one.
         clipping: `trainer.gradient_clip_val` and its algorithm, `"norm"` or `"value"`; None for none.
         micro_batches: `trainer.accumulate_grad_batches`, the parts in which a batch goes through the network.
 
@@ -161,6 +164,8 @@ class Detector(BaseDetector, pl.LightningModule):
     """
 
     needs_backbone = True
+    stackable = False
+    stack: tuple[int, ...] = ()
     hinge_applies = True  # whether Eq. 4 is a loss for its scores, with its margin
     margin: Tensor
     prepared: Tensor
@@ -215,7 +220,7 @@ class Detector(BaseDetector, pl.LightningModule):
     # What a method adds
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of one step, shape (); its graph must reach the parameters.
+        """The loss of one step, shape () or that of `stack`; its graph must reach the parameters.
 
         With several processes it is that of the whole batch on each of them: see `unlabeled_score`.
         """
@@ -278,16 +283,14 @@ class Detector(BaseDetector, pl.LightningModule):
 
     def calibrate(self, data: PollutedData) -> None:
         """Measures the running statistics afresh over all training samples; see `batchnorm.calibrate`."""
-        samples = len(data.unlabeled) + len(data.labeled)
-        order = torch.randperm(samples, generator=seeding.generator(data.seed, "calibration"))
-        calibrate(self.score, self.score, data.training_samples(order))
+        calibrate(self.score, self.score, data.in_random_order("calibration"))
 
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step."""
         loss = self.loss(self.augmented(batch))
-        self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss)
+        self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss.sum())
         self.observe(loss=loss)
         if self.ends_epoch(batch_idx):
             self.log_means()
@@ -375,7 +378,7 @@ class Detector(BaseDetector, pl.LightningModule):
             The values of the whole batch, as those of the function.
         """
         samples, n = self.in_micro_batches(batch), len(batch["index"])
-        if len(samples[0]) == n:
+        if self.stack or len(samples[0]) == n:
             return function(batch["unlabeled"])
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
@@ -413,9 +416,10 @@ class Detector(BaseDetector, pl.LightningModule):
         """
         if self.labeled_statistics == "joint":
             unlabeled, labeled = batch["unlabeled"], batch["labeled"]
-            values = function(torch.cat([unlabeled, labeled]))
-            own, of_labeled = values.split([len(unlabeled), len(labeled)], dim=-1)
-            return distributed.gather(own, len(batch["index"])), of_labeled
+            axis = len(self.stack)  # of the samples
+            values = function(torch.cat([unlabeled, labeled], dim=axis))
+            own, of_labeled = values.split([unlabeled.shape[axis], labeled.shape[axis]], dim=-1)
+            return distributed.gather(own, batch["index"].shape[-1]), of_labeled
         of_unlabeled = self.of_unlabeled(function, batch)
         with frozen_statistics(self.score, self.labeled_statistics):
             return of_unlabeled, function(batch["labeled"])
@@ -430,7 +434,7 @@ class Detector(BaseDetector, pl.LightningModule):
     def log_means(self) -> None:
         """Logs the means of what was observed in the epoch's steps, if they went well."""
         self.check_losses()
-        for key, (total, steps) in self.sums.items():
+        for key, (total, steps) in self.sums.items() if not self.stack else ():
             mean = (total / steps).float()
             self.log(f"train/{key}", mean, on_step=False, on_epoch=True, batch_size=1)
         self.sums = {}

@@ -60,7 +60,7 @@ class Hypersphere(Score):
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
         # vector_norm, because the square root of a sum has no tangent at the center itself
-        distance = torch.linalg.vector_norm(self.encoder(sample) - self.center, dim=1)
+        distance = torch.linalg.vector_norm(self.encoder(sample) - self.center, dim=-1)
         return distance.square() if self.squared else distance
 
 
@@ -101,7 +101,7 @@ class ScalarHead(Score):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        return self.head(self.encoder(sample)).squeeze(1)
+        return self.head(self.encoder(sample)).squeeze(-1)
 
 
 class Readout(Score):
@@ -124,7 +124,7 @@ class Readout(Score):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        return functional.softplus(self.head(self.encoder(sample)).squeeze(1))
+        return functional.softplus(self.head(self.encoder(sample)).squeeze(-1))
 
 
 class BoundedHead(Score):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -90,6 +91,8 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
                 n_train=config.n_train,
                 seed=config.seed,
                 labeled_from=config.dataset.labeled_from,
+                labeled_anomaly_classes=labeled_anomaly_classes(config, arrays, normal_class),
+                label_noise=config.label_noise,
                 class_names=arrays.class_names,
             )
         size, scaling = config.dataset.size, config.dataset.scaling
@@ -110,6 +113,23 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
             features=features,
             feature_map=given("feature_map", config.feature_map, nn.Module),
         )
+
+
+def labeled_anomaly_classes(config: Config, arrays: Arrays, normal_class: int) -> list[int] | None:
+    """The ids of the classes that the key of this name gives, one or several; None for any.
+
+    Raises:
+        InputError: If there is no such class, or it is the normal one.
+    """
+    given = config.labeled_anomaly_classes
+    if given is None:
+        return None
+    several = [*given] if OmegaConf.is_list(given) else [given]
+    found = [resolve_class(one, arrays, "labeled_anomaly_classes") for one in several]
+    if not found or normal_class in found:
+        rule = "must be one or several of the other classes" + (", not the normal one" if found else "")
+        raise InputError(f"labeled_anomaly_classes={given}: {rule}")
+    return found
 
 
 def given(key: str, node: Any, kind: type) -> Constructor | None:
@@ -260,12 +280,12 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
     return Path(config.output_dir) / "pretrained" / f"{digest(identity)}.pt"
 
 
-def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
+def make_trainer(spec: RunSpec, history: History | None) -> pl.Trainer:
     """Makes the trainer of a run, which keeps its curves and its last checkpoint in the run directory.
 
     Args:
         spec: The run.
-        history: The curves.
+        history: The curves; None for a trainer that trains, and keeps nothing.
 
     Raises:
         InputError: If Lightning refuses a setting.
@@ -294,14 +314,14 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         if str(monitor := getattr(callback, "monitor", None)).startswith("test/"):
             rule = "nothing is chosen on test labels; use another metric, such as labeled/loss"
             raise InputError(f"callbacks.{name}.monitor={monitor}: {rule}")
-    callbacks = [
-        SameRun(spec.directory),
-        *own.values(),
-        history,  # after those that log
-        # After every epoch, whether or not the test part is scored in it.
-        ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
-    ]
+    options: dict[str, Any] = {"callbacks": [], "enable_checkpointing": False, "limit_val_batches": 0}
+    if history is not None:
+        # A checkpoint after every epoch, whether or not the test part is scored in it.
+        last = ModelCheckpoint(
+            spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+        )
+        options = {"callbacks": [SameRun(spec.directory), *own.values(), history, last]}  # history after those that log
     make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
     plugins = [*(make.arguments.pop("plugins", None) or []), AtomicCheckpoints()]
     with input_errors("trainer", kinds=(Exception,)):  # also of a package that an accelerator or a strategy lacks
-        return make(logger=False, callbacks=callbacks, plugins=plugins)
+        return make(logger=False, plugins=plugins, **options)

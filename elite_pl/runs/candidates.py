@@ -66,10 +66,7 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
             held.append(cross_fit(own, under, folds))
             auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
         scores, unlabeled = [], []
-        for i in range(seeds):
-            seed = seeding.derive(spec.config.seed, "candidate", i) % 2**31 if i else spec.config.seed
-            again = under.under(under.split, seed=seed, fitted=under.preprocessing)
-            detector = trained(with_settings(own, {"seed": seed}), again)
+        for _, detector in trained(with_seeds(own, under, seeds)):
             scores.append(
                 Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
             )
@@ -77,16 +74,23 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         found = Candidate(name, prior, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
-    weights = auto.combine(candidates)
+    weights = auto.combine(candidates, kind_of(data))
     log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
     return together(auto, candidates, held) if held else None
+
+
+def with_seeds(spec: RunSpec, data: PollutedData, seeds: int) -> Iterator[tuple[RunSpec, PollutedData]]:
+    """A run with as many seeds, the first one its own, and the data of each."""
+    first = spec.config.seed
+    for seed in (first, *(seeding.derive(first, "candidate", i) % 2**31 for i in range(1, seeds))):
+        yield with_settings(spec, {"seed": seed}), data.under(data.split, seed=seed, fitted=data.preprocessing)
 
 
 def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> CrossFit:
     """Combines the cross-fitted shares of the candidates by their weights in the mean.
 
     A share becomes the score that the candidate's final detectors give such a sample, and the sum of these a share. The
-    weights come from the same labels; at the temperature of `Auto` that flatters them little.
+    weights come from the same labels; at the temperatures of `Auto` that flatters them little.
 
     Args:
         auto: The method, which has their mean.

@@ -36,6 +36,8 @@ PATHS = ("path", "labels_file", "labels_path", "test_path", "test_labels_path")
 # Keys that are younger than commit 31a127d, and the value of each that stands for what was done before: with it, a run
 # has the hash that it had then.
 BEFORE: dict[str, object] = {
+    "labeled_anomaly_classes": None,
+    "label_noise": 0.0,
     "trainer.precision": 32,
     "trainer.deterministic": None,
     "trainer.gradient_clip_val": None,

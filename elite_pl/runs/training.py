@@ -16,6 +16,8 @@ from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.runs.callbacks import History
 
+ENDS_EARLY = "trainer: ends before its first epoch does; give max_steps or max_time more room"
+
 
 def fit(
     detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, going_on: Path | None = None
@@ -39,7 +41,7 @@ def fit(
         trainer.strategy.barrier()
         distributed.leave_group()
         if not history.rows:
-            raise InputError("trainer: ends before its first epoch does; give max_steps or max_time more room")
+            raise InputError(ENDS_EARLY)
         return
     assert isinstance(detector, ShallowDetector)
     start = time.monotonic()

@@ -17,7 +17,7 @@ import yaml
 
 from elite_pl.errors import InputError, one_line
 from elite_pl.files import MOST, atomic_write, parse_json, read_text
-from elite_pl.runs.identity import BOOKKEEPING
+from elite_pl.runs.identity import BEFORE, BOOKKEEPING
 from elite_pl.runs.results import AUROC, check_metrics, read_metrics
 
 if TYPE_CHECKING:
@@ -77,8 +77,12 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The part of the config that makes it this run and no other, but for what is averaged over."""
-        return {k: v for k, v in self.config.items() if not k.startswith(IGNORED) and k not in REPEATS}
+        """The part of the config that makes it this run and no other, but for what is averaged over.
+
+        A key that is as `BEFORE` is left out: older runs do not have it.
+        """
+        own = {k: v for k, v in self.config.items() if not k.startswith(IGNORED) and k not in REPEATS}
+        return {k: v for k, v in own.items() if k not in BEFORE or v != BEFORE[k]}
 
     @cached_property
     def history(self) -> dict[str, list[tuple[int, float]]]:

@@ -8,6 +8,7 @@ import torch
 
 import elite_pl
 from elite_pl.methods.auto import Auto, Candidate
+from elite_pl.runs import crossfit
 
 SHORT = [
     "method.candidates.vectors.extra_trees.method.trees=10",
@@ -41,6 +42,20 @@ def test_the_mean_of_the_candidates_is_saved_and_read_back(table, tmp_path, capl
     np.testing.assert_array_equal(elite_pl.load(tmp_path / "detector.pt").score(x), detector.score(x))
 
 
+def test_networks_that_are_trained_together_are_those_of_one_by_one(table, monkeypatch):
+    x, y = table
+    y = y.copy()
+    y[10:13] = 1  # so that the parts differ in their numbers
+    exact = [*SHORT, "method.folds.vectors=3", "trainer.precision=64"]
+    exact += [f"~method.candidates.vectors.{name}" for name in ("label_spreading", "logistic_regression")]
+    together = elite_pl.fit(x, y, overrides=exact)
+    monkeypatch.setattr(crossfit, "why_not", lambda *_: "for this test")
+    alone = elite_pl.fit(x, y, overrides=exact)
+    np.testing.assert_allclose(together.score(x), alone.score(x), rtol=1e-9)
+    np.testing.assert_allclose(together.model.weight, alone.model.weight, rtol=1e-9)
+    assert together.threshold == pytest.approx(alone.threshold, rel=1e-9)
+
+
 @pytest.mark.parametrize("labels", [[], [1], [-1]])
 def test_without_labels_of_both_kinds_those_that_need_none_learn(table, labels):
     x, y = table
@@ -71,11 +86,15 @@ def test_candidates_have_feature_maps_of_their_own(table):
 
 
 def test_a_candidate_that_looks_worse_counts_less():
-    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature=0.1)
+    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
     found = [
         Candidate(name, prior, [], torch.zeros(1, 1), auroc, 0.0)
         for name, prior, auroc in (("a", 1.0, (0.9, 0.05)), ("b", 1.0, (0.8, 0.05)), ("c", 2.0, (0.9, 0.05)))
     ]
     e = np.exp(-1)
-    np.testing.assert_allclose(auto.weights(found), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
-    np.testing.assert_allclose(auto.weights([part._replace(auroc=None) for part in found]), [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(auto.weights(found, "vectors"), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
+    np.testing.assert_allclose(
+        auto.weights([part._replace(auroc=None) for part in found], "vectors"), [0.25, 0.25, 0.5]
+    )
+    with pytest.raises(ValueError, match=r"temperature=.*must be a positive number for each kind of data"):
+        Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
