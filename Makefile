@@ -33,15 +33,15 @@ demo: $(READY) ## ELITE and two rivals on digits of which half are anomalies: 27
 	@$(BIN)/python -m elite_pl.report outputs/demo --columns normal_class
 
 test: $(READY) ## all tests, two at a time; ARGS="-k digits -n 0" goes to pytest
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 coverage: $(READY) ## the fast tests, with the share of lines and branches that they reach
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term $(ARGS)
 
 lowest: $(READY) ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-lowest
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
-	.venv-lowest/bin/python -m pytest -n 2 $(ARGS)
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 python3.12: ## the fast tests with Python 3.12, where it is installed, in .venv-python3.12
 python3.13: ## the same with Python 3.13

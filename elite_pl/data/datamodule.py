@@ -289,7 +289,7 @@ class PollutedData(pl.LightningDataModule):
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """How many samples there are: unlabeled, labeled normal, labeled anomalous."""
+        """Returns the numbers of samples: unlabeled, labeled normal, labeled anomalous."""
         normal = int((self.split.labeled_y > 0).sum())
         return len(self.unlabeled), normal, len(self.labeled) - normal
 

@@ -86,7 +86,8 @@ def test_of_digits_the_truth_is_known(command, shown):
     share = np.mean([row["is_anomaly"] == "1" for row in table[:50]])
     assert f"ROC AUC {100 * metrics['audit/auroc']:.1f} %" in out and f"{100 * share:.1f} % of the first 50" in out
     assert f"of the first {hidden}" in out
-    assert Image.open(run / "review.png").width > 400
+    with Image.open(run / "review.png") as review:
+        assert review.width > 400
     assert not (run / "contact_sheet.png").exists()  # of vectors
     data = content(run / "gallery.html")
     assert [str(sample["index"]) for sample in data["samples"]] == [row["index"] for row in table]
@@ -240,7 +241,8 @@ def test_a_person_goes_round_the_loop(command, shown, photos, tmp_path):
     run = trained(command, "dataset=image_folder", "dataset.path=photos")
     code, out = shown(run)
     assert code == 0, out
-    assert Image.open(run / "contact_sheet.png").width > 1000
+    with Image.open(run / "contact_sheet.png") as sheet:
+        assert sheet.width > 1000
     assert HOSTILE not in (run / "gallery.html").read_text()
     document = browse(run / "gallery.html", tmp_path / "profile", PROBE)
     said = json.loads(html.unescape(re.search(r"<body[^>]*>(.*)</body>", document, re.DOTALL)[1]))

@@ -23,7 +23,7 @@ from elite_pl.methods.base import Detector
 
 NO_BATCH_NORM = ("backbone=mlp", "backbone.norm=none", "threads=1", "method.pretrain_epochs=1")
 SGD = ("method.optimizer._target_=torch.optim.SGD", "method.optimizer.lr=0.01")
-STEPS = ("epochs=13", "trainer.check_val_every_n_epoch=13")  # 4 steps an epoch
+STEPS = ("epochs=6", "trainer.check_val_every_n_epoch=6")  # 4 steps an epoch
 
 
 def train(command, processes, *arguments):
