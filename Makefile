@@ -59,6 +59,7 @@ format: $(READY) ## what ruff can repair by itself
 
 bench: $(READY) ## what steps and runs cost, as ratios, ten minutes; writes benchmarks/results/speed.md
 	$(BIN)/python benchmarks/speed.py --write
+	$(BIN)/python benchmarks/stacked.py --write
 
 # Dependencies as in requirements.txt, but only those that the wheel asks for: one that it forgets is missing here.
 install-check: $(READY) ## the wheel with its dependencies in an environment of its own, run from an empty directory

@@ -129,7 +129,7 @@ def pictures(n: int) -> list[str]:
     lines = []
     cases: dict[str, tuple[tuple[int, ...], str, int, list[str]]] = {
         "28 x 28, gray, PNG": ((28, 28), ".png", n, []),
-        "224 x 224, colour, JPEG, resized to 64 x 64": ((224, 224, 3), ".jpg", n // 10, []),
+        "224 x 224, color, JPEG, resized to 64 x 64": ((224, 224, 3), ".jpg", n // 10, []),
         "the same, `backbone=efficientnet_lite0`": ((224, 224, 3), ".jpg", n // 10, ["backbone=efficientnet_lite0"]),
     }
     for i, (what, (shape, suffix, count, keys)) in enumerate(cases.items()):

@@ -53,11 +53,11 @@ DATA = os.environ.get("ELITE_PL_DATA")
 COMMON = ["logger=none", "threads=1", "method.pretrain_epochs=0", "batch_size=128", "trainer.accelerator=cpu"]
 
 
-def colours() -> Arrays:
+def colors() -> Arrays:
     """Random pixels in the shape of CIFAR-10."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (6000, 3, 32, 32), dtype=np.uint8), np.arange(6000) % 2
-    return Arrays("colours", x, y, x[:100], y[:100], None, "classes", "random")
+    return Arrays("colors", x, y, x[:100], y[:100], None, "classes", "random")
 
 
 def pixels() -> Arrays:
@@ -112,7 +112,7 @@ def composed(directory: Path, *typed: str, random: bool = True) -> Any:
     with initialize_config_module("elite_pl.conf", version_base="1.3"):
         cfg = compose("train", [*COMMON, f"epochs={EPOCHS}", f"output_dir={directory}", *typed])
     if random:
-        source = "colours" if cfg.dataset.name == "cifar10" else "pixels"
+        source = "colors" if cfg.dataset.name == "cifar10" else "pixels"
         cfg.dataset.source = {"_target_": f"__main__.{source}"}
     return cfg
 

@@ -84,7 +84,7 @@ def argument_kinds(target: Any) -> dict[str, Any]:
 
 
 def is_of(value: Any, kind: Any) -> bool:
-    """Whether a value fits an annotation; annotations of other kinds are not checked.
+    """Returns whether a value fits an annotation; annotations of other kinds are not checked.
 
     >>> is_of([128, 64], tuple[int, ...]), is_of(True, int | None), is_of(0.0, Positive)
     (True, False, False)

@@ -1,4 +1,4 @@
-"""The command `python -m elite_pl.audit`: which training samples look wrong, for a person to go through."""
+"""The command `python -m elite_pl.audit`: lists the training samples that look wrong, for review."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by the commands: errors on one line, exit codes, quiet libraries. Imports little, so that help is fast."""
+"""Shared by the commands: one-line errors, exit codes, quiet libraries. Imports little, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INTERRUPTED = "interrupted: the same command goes on from the last epoch"
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Inside runs a command: it exits with one line for what went wrong, and as after a signal when it is ended."""
+    """Runs a command in the block: errors become one line and an exit code, signals end it as they should."""
     try:
         os.getcwd()  # fails where somebody has removed it
         yield
@@ -59,7 +59,7 @@ def exit_code(error: BaseException) -> int | None:
 
 
 def _of_hydra(error: BaseException) -> bool:
-    """Whether Hydra failed on the command line with an error that has no class of its own."""
+    """Returns whether Hydra failed on the command line with an error that has no class of its own."""
     packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
     ours_or_theirs = [name for name in packages if name in ("elite_pl", "hydra", "omegaconf")]
     return bool(ours_or_theirs) and ours_or_theirs[-1] != "elite_pl"
@@ -96,7 +96,7 @@ def say(error: str) -> None:
 
 
 def log_to_stderr() -> None:
-    """Lets our own progress be read, and nothing else; Hydra's errors reach us, instead of a page of advice."""
+    """Shows our own progress alone; Hydra raises its errors instead of printing a page of advice."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [logging.StreamHandler()], False
@@ -105,13 +105,13 @@ def log_to_stderr() -> None:
 
 
 def quiet_runs(quiet: bool) -> None:
-    """Whether messages of single runs are left out, as in a sweep, which has one line a run."""
+    """Turns the messages of single runs off (or on), as in a sweep, which prints one line a run."""
     for name in ("runs.run", "progress"):
         logging.getLogger(f"elite_pl.{name}").setLevel(logging.WARNING if quiet else logging.NOTSET)
 
 
 def silence_advice() -> None:
-    """Hides what libraries advise or deprecate inside themselves: nothing that a user could mend."""
+    """Hides advice and deprecations of libraries that a user cannot act on."""
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.jit|torch\.utils\._pytree")
 
 

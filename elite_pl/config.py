@@ -29,6 +29,8 @@ class Config:
 
     pollution: float = _key("r_p: share of anomalies in the training set, labeled ones included, in [0, 1)")
     label_ratio: float = _key("r_l: share of the training set that is labeled, half normal and half anomalous")
+    labeled_anomaly_classes: Any = _key("classes of which alone the labeled anomalies are, numbers or names; null: any")
+    label_noise: float = _key("share of the labeled samples whose label is wrong, in [0, 1]")
     normal_class: int | str = _key("the class that is normal, by number or name; all others are anomalies")
     n_train: int | None = _key("size of the training set; null: every normal sample there is")
     batch_size: int = _key("n: unlabeled samples in a batch, over all processes")
@@ -126,6 +128,7 @@ def check(config: Config) -> None:
     rules = [
         ("pollution", 0 <= config.pollution < 1, "must be in [0, 1), the share of anomalies"),
         ("label_ratio", 0 <= config.label_ratio < 1, "must be in [0, 1), the share of labeled samples"),
+        ("label_noise", 0 <= config.label_noise <= 1, "must be in [0, 1], the share of wrong labels"),
         ("n_train", config.n_train is None or 2 <= config.n_train <= most, f"must be from 2 to {most}, or null"),
         ("batch_size", config.batch_size >= 2, "must be at least 2, for batch statistics"),
         (
@@ -154,7 +157,7 @@ def check(config: Config) -> None:
         check_values(threshold(config.threshold).__dict__, argument_kinds(Threshold))
     for key in NAMED:
         if not isinstance(OmegaConf.select(cast(Any, config), key), str):
-            raise InputError(f"{key}: must be given, a word, as it is in the options that --help lists")
+            raise InputError(f"{key}: is required: a word, as in the options that --help lists")
 
 
 def threshold(node: Mapping[str, Any]) -> Threshold:
@@ -298,7 +301,7 @@ def _constructor(key: str, node: Any, kind: type) -> Constructor:
     if not isinstance(node, dict):
         raise InputError(f"{key}={node}: is no value but a group of keys; give {key}._target_ and its arguments")
     if not isinstance(address := node.get("_target_"), str):
-        raise InputError(f"{key}._target_: must be given, a class or function, as in conf/")
+        raise InputError(f"{key}._target_: is required: a class or function, as in conf/")
     try:
         target = hydra.utils.get_object(address)
     except Exception as error:  # whatever the import stumbles over

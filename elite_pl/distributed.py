@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 
 
 def processes() -> int:
-    """How many processes train together; 1 outside of a process group."""
+    """Returns the number of processes that train together; 1 outside of a process group."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 

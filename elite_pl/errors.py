@@ -36,7 +36,7 @@ def as_typed(message: str) -> str:
 def input_errors(
     source: str, arguments: Collection[str] = (), kinds: tuple[type[Exception], ...] = (ValueError,)
 ) -> Iterator[None]:
-    """Inside, a `ValueError` is bad input from a named source; functions need not know who calls them.
+    """Turns a `ValueError` in the block into bad input from a named source, whoever calls the function that raises it.
 
     Args:
         source: The key or file, such as `dataset.path=a.npz`; it goes before the message.
@@ -59,12 +59,12 @@ def input_errors(
 
 
 def full_disk(error: BaseException) -> bool:
-    """Whether the disk (or a quota) is full: the input is not wrong then."""
+    """Returns whether the disk (or a quota) is full: the input is not wrong then."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def foreseen(error: BaseException) -> bool:
-    """Whether one line says everything, so that a traceback would not help."""
+    """Returns whether one line says everything, so that a traceback would not help."""
     named_file = isinstance(error, OSError) and error.filename is not None
     return isinstance(error, InputError | TrainingError) or named_file or full_disk(error)
 

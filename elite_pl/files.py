@@ -117,7 +117,7 @@ def with_formula(text: str) -> str:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a file that anybody may have put there.
+    """Reads the text of an untrusted file.
 
     Raises:
         OSError: If it is not there, or may not be read.
@@ -132,7 +132,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """What JSON holds.
+    """Parses JSON.
 
     Raises:
         ValueError: If it is none.
@@ -144,7 +144,7 @@ def parse_json(text: str) -> Any:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Removes what `atomic_write` left where its process was killed; nobody else may be writing to the directory."""
+    """Removes what `atomic_write` left where its process was killed; no other process may write to the directory."""
     for path in directory.glob(".*"):
         if re.search(r"\.\d+\.[0-9a-f]{8}(\.|$)", path.name):
             path.unlink(missing_ok=True)

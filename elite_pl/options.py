@@ -40,8 +40,9 @@ class Parser(argparse.ArgumentParser):
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Inside runs a command: it exits with one line for what went wrong, and cleans up when it is ended."""
+    """Runs a command in the block: errors become one line and an exit code; when it is ended, it cleans up."""
     log = logging.getLogger("elite_pl")  # warnings, as they are
+    before = log.handlers, log.propagate
     log.handlers, log.propagate = [logging.StreamHandler()], False
     ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -57,6 +58,7 @@ def exit_codes() -> Iterator[None]:
         sys.exit(1 if full_disk(error) else 2)
     finally:
         signal.signal(signal.SIGTERM, ended)
+        log.handlers, log.propagate = before
 
 
 def drop_output() -> None:

@@ -45,11 +45,11 @@ class Estimate:
 
 
 class Progress:
-    """Counts samples, and says on standard error how far it is: in one line of a terminal, else every few seconds.
+    """Counts samples, and reports progress on standard error: on one line of a terminal, else every few seconds.
 
     Args:
         what: What is done to them, such as `scored`.
-        total: How many there are; None if nobody knows.
+        total: How many there are; None if unknown.
     """
 
     def __init__(self, what: str, total: int | None) -> None:
@@ -65,7 +65,7 @@ class Progress:
             self._say(f"{self.what} {self.done:,}{self._left(now - self.start)}")
 
     def end(self) -> None:
-        """Says what it has come to, if it has said anything before."""
+        """Prints the final count, if anything was printed before."""
         if self.said > self.start:
             self._say(f"{self.what} {self.done:,} in {duration(time.monotonic() - self.start)}")
             if self.terminal:

@@ -42,7 +42,7 @@ def parser() -> Parser:
 
 @contextmanager
 def _told(text: str, right: str) -> Iterator[None]:
-    """Inside, a `ValueError` is about what was typed."""
+    """Turns a `ValueError` in the block into bad input, naming what was typed."""
     try:
         yield
     except ValueError:

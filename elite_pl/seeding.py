@@ -6,7 +6,7 @@ import torch
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A seed for one purpose.
+    """Derives a seed for one purpose.
 
     Args:
         seed: The run's seed.

@@ -17,7 +17,7 @@ from elite_pl.studies.reuse import finished_elsewhere
 
 
 def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
-    """Makes one run, unless it is finished or another process is at work on it; what goes wrong is an outcome, too."""
+    """Makes one run, unless it is finished or another process is at work on it; errors are returned as an outcome."""
     begun: RunSpec | None = None
     try:
         spec = RunSpec.of(cfg)
@@ -65,7 +65,7 @@ def failure(error: Exception, begun: RunSpec | None) -> Outcome:
 
 
 def reason(error: Exception) -> str:
-    """One line on what went wrong, after the traceback if nobody foresaw it."""
+    """Returns one line on an error, after its traceback if the error was not foreseen."""
     if cli.exit_code(error) or errors.foreseen(error):
         return cli.one_line(error)
     traceback.print_exc()

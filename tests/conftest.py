@@ -9,10 +9,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 torch.set_num_threads(1)
 
 from elite_pl import train  # noqa: E402
+
+render = Figure.savefig
+
+
+def save_blank(figure: Figure, path: Path, **options: object) -> None:
+    """Writes a picture of its format that shows nothing."""
+    if path.suffix == ".svg":
+        path.write_text('<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>')
+    else:
+        Image.new("L", (1, 1)).save(path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_pictures():
+    """Pictures are composed, but not rendered, which would take half the time of a short run; see `rendered`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save_blank)
+        yield
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """Pictures as they are."""
+    monkeypatch.setattr(Figure, "savefig", render)
 
 
 @dataclass

@@ -64,6 +64,7 @@ TYPED = {
     "+trainer.strategy=abc": "trainer: You selected an invalid strategy name",
     "+trainer.callbacks=[]": "trainer.callbacks: is a group of its own",
     "+callbacks.own={_target_: pytorch_lightning.callbacks.ModelCheckpoint}": "trainer: Found more than one stateful",
+    "+callbacks.a={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: test/auroc}": "callbacks.a.monitor=",
     "-m seed=range(0)": "a sweep over no values",
     "-m hydra.sweeper.max_batch_size=-1": "hydra.sweeper.max_batch_size=-1: must be at least 1",
     "-m hydra.sweeper._target_=abc": "Invalid plugin 'abc'",
@@ -118,6 +119,14 @@ def test_a_name_that_the_tracker_refuses(command, offline, typed):
 
 def test_an_argument_that_the_tracker_refuses(command):
     refused(command("logger=tensorboard", "+logger.foo=3", *TINY), "logger: ", "foo")
+
+
+def test_a_callback_that_monitors_what_is_not_logged(command):
+    stop = "+callbacks.stop={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: labeled/los}"
+    outcome = command(stop, *TINY)
+    assert outcome.code == 2 and "Traceback" not in outcome.err and not Path("outputs").exists()
+    said = "error: callbacks: EarlyStopping monitors labeled/los, which is not logged; must be one of labeled/loss, "
+    assert outcome.err.splitlines()[-1].startswith(said) and "test/auroc" not in outcome.err
 
 
 def test_training_that_ends_before_it_begins(command):
@@ -556,9 +565,9 @@ def run(tmp_path):
     return write
 
 
-def report_in_process(capfd, *arguments: object) -> str:
+def report_in_process(capfd, *arguments: object):
     report.main([str(argument) for argument in arguments])
-    return capfd.readouterr().out
+    return capfd.readouterr()
 
 
 def test_a_report_goes_on_without_what_cannot_be_read(run, tmp_path):
@@ -600,7 +609,8 @@ def test_a_report_goes_on_without_what_cannot_be_read(run, tmp_path):
 CURVE = "epoch,step,labeled/loss,test/auroc\n1,4,1.5,0.7\n2,8,0.5,0.8\n"
 
 
-def test_curves_that_cannot_be_read(run, capfd, caplog):
+@pytest.mark.usefixtures("rendered")
+def test_curves_that_cannot_be_read(run, capfd):
     histories = {
         "good": CURVE,
         "text": CURVE.replace("1.5", "much"),
@@ -614,13 +624,13 @@ def test_curves_that_cannot_be_read(run, capfd, caplog):
         (run(name, **{"train/margin": 0.5}) / "history.csv").write_text(text)
     study = run("directory") / "history.csv"
     study.mkdir()
-    report_in_process(capfd, study.parents[1])
-    warned = [re.search(r"study/(\w+)/history.csv: cannot be read", line)[1] for line in caplog.messages]
+    lines = report_in_process(capfd, study.parents[1]).err.splitlines()
+    warned = [re.search(r"study/(\w+)/history.csv: cannot be read", line)[1] for line in lines]
     assert sorted(warned) == ["cells", "epoch", "long", "text"], "once each"
     assert (study.parents[1] / "report" / "epochs_labeled_loss.svg").exists()
 
 
-def test_cells_that_cannot_be_read(run, capfd, caplog, tmp_path):
+def test_cells_that_cannot_be_read(run, capfd, tmp_path):
     study = run("good").parent
     read.write_cells(tmp_path / "cells.jsonl", read.read_studies([study])[0])
     (line,) = (tmp_path / "cells.jsonl").read_text().splitlines()
@@ -634,8 +644,9 @@ def test_cells_that_cannot_be_read(run, capfd, caplog, tmp_path):
         line.replace('"config": {', '"config": 5, "c": {'),
     ]
     (tmp_path / "cells.jsonl").write_text("\n".join([*faults, line]))
-    assert "90.0" in report_in_process(capfd, tmp_path / "cells.jsonl")
-    assert [re.search(r"cells.jsonl: line (\d) holds no cell", text)[1] for text in caplog.messages] == list("1234567")
+    out, err = report_in_process(capfd, tmp_path / "cells.jsonl")
+    assert "90.0" in out
+    assert re.findall(r"cells.jsonl: line (\d) holds no cell", err) == list("1234567")
     with pytest.warns(UserWarning, match="left out: .*line 1 holds no cell"):
         assert len(read.data_frame(tmp_path / "cells.jsonl")) == 1
     for content in (b"\n".join(map(str.encode, faults)), b"\xff", b"\0" * 2**20, b""):
@@ -657,10 +668,11 @@ TEXTS = {
 }
 
 
+@pytest.mark.usefixtures("rendered")
 def test_texts_are_shown_and_nothing_else(run, capfd):
     for name, text in TEXTS.items():
         study = run(name, method=text, normal_class="0").parent
-    out = report_in_process(capfd, study, "--rows", "method", "--against", TEXTS["html"])
+    out = report_in_process(capfd, study, "--rows", "method", "--against", TEXTS["html"]).out
     folder = study / "report"
     for path in (study / "table.md", folder / "summary.md"):
         lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
@@ -683,7 +695,7 @@ def test_runs_that_differ_beside_their_settings_are_named(run, capfd):
     for seed, facts in enumerate(({"threads": 1}, {"threads": 2}, {"threads": None}, {})):
         study = run(f"a{seed}", normal_class="0", seed=seed, **facts, **{"data/fingerprint": f"f{seed % 2}"}).parent
         run(f"b{seed}", normal_class="0", seed=seed, method="deep_svdd", threads=1)
-    out = report_in_process(capfd, study)
+    out = report_in_process(capfd, study).out
     assert "Runs with `threads` 1 and 2 are averaged: their last digits may differ (elite_svdd)." in out
     assert "Runs with `data/fingerprint` f0 and f1 are averaged: they are not of the same data (elite_svdd)." in out
     assert re.search(

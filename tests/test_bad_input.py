@@ -92,15 +92,15 @@ TYPED = {
     "dataset.labeled_from=somewhere": ("dataset.labeled_from=somewhere", "outside"),
     "pollution": ("pollution",),
     "dataset=npz": ("dataset.path",),
-    "~method.name": ("method.name: must be given", "--help"),
-    "~method._target_": ("method._target_: must be given",),
-    "~dataset.name": ("dataset.name: must be given",),
-    "~dataset.source": ("dataset.source._target_: must be given",),
+    "~method.name": ("method.name: is required", "--help"),
+    "~method._target_": ("method._target_: is required",),
+    "~dataset.name": ("dataset.name: is required",),
+    "~dataset.source": ("dataset.source._target_: is required",),
     "~dataset.scaling": ("scaling",),
-    "~backbone._target_": ("backbone._target_: must be given",),
-    "dataset.source=null": ("dataset.source._target_: must be given",),
+    "~backbone._target_": ("backbone._target_: is required",),
+    "dataset.source=null": ("dataset.source._target_: is required",),
     "dataset.source=5": ("dataset.source",),
-    "method=shared/budget": ("method._target_: must be given", "--help"),
+    "method=shared/budget": ("method._target_: is required", "--help"),
     "method._target_=os.getcwd": ("method._target_=os.getcwd", "BaseDetector"),
     "method._target_=elite_pl.models.mlp": ("method._target_=elite_pl.models.mlp", "BaseDetector"),
     "dataset.source._target_=builtins.list": ("dataset.source._target_=builtins.list", "Arrays"),
@@ -225,6 +225,6 @@ def test_hydra_needs_no_page_of_advice(command):
     assert "HYDRA_FULL_ERROR" not in command("pollution=abc").err
 
 
-def test_a_backbone_whose_normalisation_the_meta_gradient_cannot_pass(command, monkeypatch):
+def test_a_backbone_whose_normalization_the_meta_gradient_cannot_pass(command, monkeypatch):
     monkeypatch.setattr(nn, "BatchNorm1d", nn.SyncBatchNorm)
     refused(command(), "backbone=mlp", "SyncBatchNorm")

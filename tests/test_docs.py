@@ -1,4 +1,4 @@
-"""The pages on data of one's own: their commands run as they stand, and lead from nothing to an exported detector."""
+"""The pages on a user's own data: their commands run as they stand, and lead from nothing to an exported detector."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""ALICE: the meta-gradient that tells, sample by sample, what is hidden in the training data. Torch only.
+"""ALICE: the meta-gradient that tells hidden anomalies from normal samples in the training data. Torch only.
 
 Read it beside Algorithm 1 of Zhang et al., "ELITE: Robust Deep Anomaly Detection with Meta Gradient", KDD 2021. Two
 functions of the same signature compute the same quantities:
@@ -72,7 +72,7 @@ def jvp(
     contamination: float | None = None,
     labeled_statistics: str = "batch",
 ) -> Inference:
-    """Infers what is hidden in an unlabeled batch, from one forward pass over dual numbers.
+    """Infers pseudo-labels and weights of an unlabeled batch, from one forward pass over dual numbers.
 
     Args:
         score: Ω: a module that maps samples (n, ...) to scores (n,).

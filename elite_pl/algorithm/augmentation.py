@@ -1,4 +1,4 @@
-"""Random changes of samples that leave open neither what they show nor whether it is normal. Torch only.
+"""Augmentations: random changes of samples that keep their content and their label. Torch only.
 
 An augmentation turns samples and random numbers into changed samples. The numbers are drawn on the CPU, for all samples
 of a batch in order, and every sample is changed by its own: so neither the device nor the number of processes changes

@@ -21,7 +21,7 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
-    """Inside, forward passes in training mode leave the running statistics of `module` untouched.
+    """Keeps the running statistics of `module` untouched by forward passes in training mode during the block.
 
     Args:
         module: The network.
@@ -48,7 +48,7 @@ def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
 
 @contextmanager
 def repeated_pass(module: nn.Module) -> Iterator[None]:
-    """Inside, forward passes in training mode leave the running statistics of `module` as they are.
+    """Keeps the running statistics of `module` untouched by forward passes in training mode during the block.
 
     As `frozen_statistics`, but a pass saves for its reverse what it saves outside, as a checkpoint's second pass must.
     """

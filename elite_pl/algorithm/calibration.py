@@ -47,7 +47,7 @@ class Calibration(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What labeled samples tell of the unlabeled ones: curves of the probability of an anomaly, and a weight of each.
+    """A posterior over anomaly probabilities of the unlabeled samples: candidate curves and the weight of each.
 
     Attributes:
         share: Quantiles of the shares of the unlabeled samples, ascending, shape (K,).

@@ -9,7 +9,7 @@ STEPS, TOLERANCE = 1000, 1e-6  # of expectation maximization
 
 
 def estimate(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
-    """The share of anomalies among unlabeled samples, as the proportion of a mixture.
+    """Estimates the share of anomalies among unlabeled samples, as the proportion of a mixture.
 
     α maximizes the likelihood of the unlabeled scores under `(1 - α) p_n(s) + α p_a(s)`, where p_n and p_a are the
     densities of the labeled scores of each class, by Gaussian kernels whose bandwidth is the range of those scores over
@@ -18,7 +18,7 @@ def estimate(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float:
     Source: expectation maximization for a change of class priors, Saerens et al., "Adjusting the Outputs of a
     Classifier to New a Priori Probabilities", Neural Computation 2002. SOEL has importance weights p(s) / q(s) in its
     place, which undo that samples were chosen by their scores; where they were chosen by class, as here, those draw the
-    estimate towards 1/2. The bandwidth is SOEL's: Li et al., "Deep Anomaly Detection under Labeling Budget
+    estimate toward 1/2. The bandwidth is SOEL's: Li et al., "Deep Anomaly Detection under Labeling Budget
     Constraints", ICML 2023, arXiv 2302.07832.
 
     Args:

@@ -243,7 +243,7 @@ def reconstruction_error(sample: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def subspace_error(output: Tensor, subspace: Tensor) -> Tensor:
-    """How far each output of an encoder lies from a subspace: `||y - Aᵀ A y||_2`, not squared.
+    """The distance of each output of an encoder from a subspace: `||y - Aᵀ A y||_2`, not squared.
 
     Source: as of `reconstruction_error`, L_RSR1 at q = 1.
 
@@ -258,7 +258,7 @@ def subspace_error(output: Tensor, subspace: Tensor) -> Tensor:
 
 
 def orthogonality_error(subspace: Tensor) -> Tensor:
-    """How far A is from orthonormal rows, with which `Aᵀ A` is a projection: `||A Aᵀ - I||_F²`.
+    """The distance of A from orthonormal rows, with which `Aᵀ A` is a projection: `||A Aᵀ - I||_F²`.
 
     Source: as of `reconstruction_error`, L_RSR2; the published code has the mean of the entries, a constant factor.
 

@@ -1,4 +1,4 @@
-"""How well scores rank anomalies above normal samples: exact, with ties, for scores of any size.
+"""Ranking metrics of anomaly scores: exact, with ties, for scores of any size.
 
 `torchmetrics` sends scores outside [0, 1] through a float32 sigmoid, batch by batch, which ties distinct scores (its
 issue 2819); it also takes -1/+1 labels and NaN scores without a word. Here scores are compared as they are, counted in
@@ -55,7 +55,7 @@ def roc_auc_with_error(scores: Tensor, is_anomaly: Tensor) -> tuple[float, float
         is_anomaly: As of `roc_auc`.
 
     Raises:
-        ValueError: as in `roc_auc`.
+        ValueError: As in `roc_auc`.
     """
     area = roc_auc(scores, is_anomaly)
     p, n = int(is_anomaly.sum()) + 1, int((~is_anomaly).sum()) + 1
@@ -80,7 +80,7 @@ def average_precision(scores: Tensor, is_anomaly: Tensor) -> float:
         The area, in (0, 1].
 
     Raises:
-        ValueError: as in `roc_auc`.
+        ValueError: As in `roc_auc`.
 
     Example:
         >>> average_precision(torch.tensor([1.0, 3.0, 2.0, 4.0]), torch.tensor([False, False, True, True]))
@@ -98,13 +98,13 @@ def roc_auc_per_class(scores: Tensor, y: Tensor, normal_class: int) -> dict[int,
     Args:
         scores: (n,) finite, higher = more anomalous.
         y: (n,) class ids.
-        normal_class: id of the normal class.
+        normal_class: Id of the normal class.
 
     Returns:
         Area by class id, ascending, without the normal class.
 
     Raises:
-        ValueError: as in `roc_auc`.
+        ValueError: As in `roc_auc`.
 
     Example:
         >>> roc_auc_per_class(torch.tensor([0.0, 2.0, 1.0, 3.0]), torch.tensor([5, 5, 6, 7]), normal_class=5)
@@ -135,12 +135,12 @@ class _RankMetric(Metric):
         self.add_state("is_anomaly", default=[], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, is_anomaly: Tensor) -> None:
-        """Add a batch: (n,) scores and (n,) truth."""
+        """Adds a batch: (n,) scores and (n,) truth."""
         self.scores.append(scores.detach())
         self.is_anomaly.append(is_anomaly)
 
     def compute(self) -> Tensor:
-        """Return the metric over all samples so far, as a float64 scalar."""
+        """Returns the metric over all samples so far, as a float64 scalar."""
         scores = dim_zero_cat(self.scores)
         return scores.new_tensor(type(self).function(scores, dim_zero_cat(self.is_anomaly)), dtype=torch.float64)
 
@@ -176,7 +176,7 @@ class AveragePrecision(_RankMetric):
 
 
 def _counts_by_score(scores: Tensor, is_anomaly: Tensor) -> tuple[Tensor, Tensor]:
-    """Count anomalies and normal samples at every distinct score, ascending: two int64 tensors of one length."""
+    """Counts anomalies and normal samples at every distinct score, ascending: two int64 tensors of one length."""
     scores, is_anomaly = scores.detach().cpu().double(), is_anomaly.detach().cpu()
     if scores.ndim != 1 or scores.shape != is_anomaly.shape:
         raise ValueError(f"scores {tuple(scores.shape)} and is_anomaly {tuple(is_anomaly.shape)}: (n,) both is right")

@@ -23,20 +23,20 @@ class Arrays:
     """A data set, in memory or memory-mapped, as it is stored: nothing is scaled here.
 
     Attributes:
-        name: of the data set; part of the identity of a split.
+        name: Of the data set; part of the identity of a split.
         x_train: (n, D) float32 vectors, or (n, C, H, W) images: uint8 in 0..255 or float32 in [0, 1]. Memory-mapped
             ones may be of other types, see `rows.stored`.
         y_train: (n,) int64, class ids, or labels +1/-1/0 when `labels` is "known".
-        x_test: as `x_train`; of length 0 when there is no test part.
-        y_test: as `y_train`, without 0.
-        class_names: name of class i at place i, where the data has names.
+        x_test: As `x_train`; of length 0 when there is no test part.
+        y_test: As `y_train`, without 0.
+        class_names: Name of class i at place i, where the data has names.
         labels: "classes" or "known".
-        fingerprint: first 16 hex digits of the sha256 over the four arrays.
+        fingerprint: First 16 hex digits of the sha256 over the four arrays.
         ids_train: (n,) unicode, what a person calls the training samples: an id, a path; None where they have no names.
-        ids_test: as `ids_train`.
-        encoding: how a row of a table becomes a vector, from `Encoding.to_plain`; None for other data.
-        notes: what was left out or decided on the way, a line each, for a person to read before training.
-        raw_shape: of one sample as it came, such as (H, W, C); None where it is kept as it came.
+        ids_test: As `ids_train`.
+        encoding: How a row of a table becomes a vector, from `Encoding.to_plain`; None for other data.
+        notes: What was left out or decided on the way, a line each, for a person to read before training.
+        raw_shape: Of one sample as it came, such as (H, W, C); None where it is kept as it came.
     """
 
     name: str
@@ -113,27 +113,28 @@ def make_arrays(
     )
 
 
-def resolve_class(normal_class: int | str, arrays: Arrays) -> int:
+def resolve_class(given: int | str, arrays: Arrays, key: str = "normal_class") -> int:
     """Find a class by its name or id. A name wins; names that are numbers hide the ids.
 
     Args:
-        normal_class: name or id of a class of the training part (of data with labels="classes").
-        arrays: the data.
+        given: Name or id of a class of the training part (of data with labels="classes").
+        arrays: The data.
+        key: The configuration key that the message names.
 
     Returns:
         Its id.
 
     Raises:
-        InputError: no such class; the message lists those there are.
+        InputError: No such class; the message lists those there are.
     """
     ids, names = np.unique(arrays.y_train).tolist(), arrays.class_names or ()
-    if str(normal_class) in names and (found := names.index(str(normal_class))) in ids:
+    if str(given) in names and (found := names.index(str(given))) in ids:
         return found
     with contextlib.suppress(ValueError):
-        if int(normal_class) in ids and not any(name.lstrip("-").isdigit() for name in names):
-            return int(normal_class)
+        if int(given) in ids and not any(name.lstrip("-").isdigit() for name in names):
+            return int(given)
     there = describe_classes(arrays.y_train, arrays.class_names)
-    raise InputError(f"normal_class={normal_class}: {arrays.name} has no such class; it has {there}")
+    raise InputError(f"{key}={given}: {arrays.name} has no such class; it has {there}")
 
 
 def to_array(name: str, values: Any) -> np.ndarray:
@@ -234,7 +235,7 @@ def to_numbers(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def channels_last(name: str, x: np.ndarray) -> bool:
-    """Whether the channels of images are their last axis, told by its length of 1 or 3.
+    """Returns whether the channels of images are their last axis, told by its length of 1 or 3.
 
     Raises:
         ValueError: If the second axis could be it as well, or neither can.

@@ -12,6 +12,7 @@ from elite_pl import distributed, seeding
 from elite_pl.data.arrays import Arrays
 from elite_pl.data.feature_maps import ENOUGH, ENOUGH_IMAGES, AnyFeatureMap
 from elite_pl.data.features import FrozenFeatures
+from elite_pl.data.mapped import Mapped
 from elite_pl.data.preprocessing import Pair, Preprocessing, Size, preprocessing
 from elite_pl.data.rows import SCORED, Rows
 from elite_pl.data.splits import Split, is_anomaly
@@ -20,7 +21,7 @@ RESIDENT = 2**32  # bytes of memory-mapped samples that are copied to the device
 
 
 class Batch(TypedDict):
-    """What one training step gets.
+    """The input of one training step.
 
     Attributes:
         unlabeled: Samples, shape (n, ...); one of several processes has its shard of them only.
@@ -49,10 +50,18 @@ class Samples:
         samples: uint8 pixels or floats, shape (n, ...).
         preprocessing: How they become the numbers that a network sees.
         device: Where they lie.
+        mapped: Keeps them once they have gone through the feature map; None: they go through it each time.
     """
 
-    def __init__(self, samples: np.ndarray | Rows, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        samples: np.ndarray | Rows,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        mapped: Mapped | None = None,
+    ) -> None:
         self.rows = samples if isinstance(samples, Rows) else Rows(samples)
+        self.mapped = mapped
         self.preprocessing, self.device = preprocessing.to(device), device
         in_place = device.type == "cpu" and not preprocessing.changes(self.rows.shape)
         self.streamed = in_place or (self.rows.on_disk and self.rows.nbytes > RESIDENT)
@@ -67,6 +76,10 @@ class Samples:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Gathers samples, scaled, as floats of shape (n, ...)."""
+        return self.gather(index) if self.mapped is None else self.mapped.gather(self.rows, index, self.gather)
+
+    def gather(self, index: Tensor | slice) -> Tensor:
+        """Gathers samples, and scales them now."""
         if not self.streamed:
             return self.preprocessing.scaled(self.values[index])
         return self.preprocessing.scaled(self.read(index if isinstance(index, slice) else index.cpu().numpy()))
@@ -174,6 +187,8 @@ class PollutedData(pl.LightningDataModule):
         features: What the arrays are features by; None if they are the samples themselves.
         feature_map: Fits what maps samples to those that methods see, from scaled training samples (n, ...); None for
             the samples themselves.
+        fitted: The preprocessing, where it has been fitted already; None: it is fitted to the split's training samples.
+        mapped: Samples of these arrays that other modules have mapped; new ones are added.
     """
 
     unlabeled: Samples
@@ -194,9 +209,12 @@ class PollutedData(pl.LightningDataModule):
         seed: int,
         features: FrozenFeatures | None = None,
         feature_map: Callable[[Tensor], AnyFeatureMap] | None = None,
+        fitted: Preprocessing | None = None,
+        mapped: list[Mapped] | None = None,
     ) -> None:
         super().__init__()
         self.features = features
+        self.mapped: list[Mapped] = [] if mapped is None else mapped
         self.arrays, self.split, self.normal_class = arrays, split, normal_class
         self.batch_size, self.labeled_batch_size, self.seed = batch_size, labeled_batch_size, seed
         self.settings = {
@@ -209,14 +227,23 @@ class PollutedData(pl.LightningDataModule):
             "features": features,
             "feature_map": feature_map,
         }
-        training = Rows(arrays.x_train, np.concatenate([split.unlabeled, split.labeled]))
-        self.preprocessing = preprocessing(training, size, scaling)
-        if feature_map is not None:
-            enough = ENOUGH if len(training.shape) == 2 else ENOUGH_IMAGES
-            some = np.linspace(0, len(training) - 1, min(len(training), enough)).astype(int)
-            fitted = feature_map(self.preprocessing.scaled(self.preprocessing.once(training[some])))
-            self.preprocessing = self.preprocessing._replace(feature_map=fitted)
+        self.preprocessing = self.fit_preprocessing(size, scaling, feature_map) if fitted is None else fitted
         self.place(torch.device("cpu"))
+
+    def fit_preprocessing(
+        self,
+        size: Size | None,
+        scaling: Literal["unit", "gcn", "standard"] | Pair,
+        feature_map: Callable[[Tensor], AnyFeatureMap] | None,
+    ) -> Preprocessing:
+        """Fits the preprocessing to all training samples, without their labels; arguments as of the class."""
+        training = Rows(self.arrays.x_train, np.concatenate([self.split.unlabeled, self.split.labeled]))
+        made = preprocessing(training, size, scaling)
+        if feature_map is None:
+            return made
+        enough = ENOUGH if len(training.shape) == 2 else ENOUGH_IMAGES
+        some = np.linspace(0, len(training) - 1, min(len(training), enough)).astype(int)
+        return made._replace(feature_map=feature_map(made.scaled(made.once(training[some]))))
 
     def place(self, device: torch.device) -> None:
         """Puts all samples that the run uses on a device, unless they are there."""
@@ -234,16 +261,17 @@ class PollutedData(pl.LightningDataModule):
     def of_training_part(self, index: np.ndarray) -> Samples:
         """Samples of the training part, by their indices, where the others lie."""
         assert self.device is not None
-        return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device)
+        mapped = Mapped.of(self.mapped, self.arrays.x_train, self.preprocessing) if self.device.type == "cpu" else None
+        return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device, mapped)
 
     def under(self, split: Split, **changes: Any) -> "PollutedData":
-        """The same samples under another split, by which their scaling is fitted anew; on the CPU.
+        """The same samples under another split, by which their preprocessing is fitted anew; on the CPU.
 
         Args:
             split: Which samples are used, and as what.
             **changes: Other arguments of the class that are not to be those of this one.
         """
-        return PollutedData(self.arrays, split, **{**self.settings, **changes})
+        return PollutedData(self.arrays, split, **{**self.settings, "mapped": self.mapped, **changes})
 
     def state_dict(self) -> dict[str, str]:
         """The fingerprint: a checkpoint of other data is none to go on from."""
@@ -258,6 +286,12 @@ class PollutedData(pl.LightningDataModule):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, as a network sees it."""
         return tuple(self.unlabeled[:0].shape[1:])
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many samples there are: unlabeled, labeled normal, labeled anomalous."""
+        normal = int((self.split.labeled_y > 0).sum())
+        return len(self.unlabeled), normal, len(self.labeled) - normal
 
     def anomalous(self, part: str) -> Tensor:
         """Which samples of a part, `"unlabeled"` or `"test"`, are anomalies: bool, shape (n,), on the CPU."""
@@ -282,6 +316,11 @@ class PollutedData(pl.LightningDataModule):
         for index in order.tensor_split(max(1, len(order) // self.batch_size)):  # on the CPU, which waits for no mask
             unlabeled, labeled = index[index < n].to(device), (index[index >= n] - n).to(device)
             yield torch.cat([self.unlabeled[unlabeled], self.labeled[labeled]])
+
+    def in_random_order(self, *purpose: object) -> Iterator[Tensor]:
+        """Yields batches as of `training_samples`, in an order that depends on the seed and a purpose alone."""
+        samples = len(self.unlabeled) + len(self.labeled)
+        yield from self.training_samples(torch.randperm(samples, generator=seeding.generator(self.seed, *purpose)))
 
     def train_dataloader(self) -> TrainingBatches:
         """The training batches of the trainer's current epoch."""

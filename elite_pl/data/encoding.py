@@ -1,4 +1,4 @@
-"""How a row of a table becomes a vector: fitted on training rows, stored as plain numbers and words. NumPy only.
+"""Encodes rows of a table as vectors: fitted on training rows, stored as plain numbers and words. NumPy only.
 
 A column of a table is an array (n,), and its type says its kind: floats and integers are numbers (NaN: missing),
 datetime64 are dates (NaT: missing), objects, strings and booleans are words (None or NaN: missing). `Coded` words are
@@ -285,7 +285,7 @@ class Encoding:
 
 
 def _number_rows(numbers: np.ndarray) -> bool:
-    """Whether different numbers are whole ones with few gaps, such as row numbers after some rows were put aside."""
+    """Returns whether distinct numbers are whole ones with few gaps, such as row numbers after a split."""
     return len(numbers) >= 20 and bool((numbers == np.floor(numbers)).all() and np.ptp(numbers) < 2 * len(numbers))
 
 

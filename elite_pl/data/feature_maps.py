@@ -1,4 +1,4 @@
-"""What takes the place of samples, so that methods learn more from them; fitted without their labels."""
+"""Feature maps that replace vectors by richer ones before any method sees them; fitted without labels."""
 
 import math
 from typing import Annotated, Any
@@ -118,3 +118,11 @@ AnyFeatureMap = FeatureMap | OrientedGradients
 def of_plain(plain: dict[str, Any]) -> AnyFeatureMap:
     """The feature map of which `to_plain` has been stored."""
     return FeatureMap(**plain) if "quantiles" in plain else OrientedGradients(**plain)
+
+
+def same(one: AnyFeatureMap | None, other: AnyFeatureMap | None) -> bool:
+    """Whether two feature maps do the same to every sample; None is none at all."""
+    own, others = ({} if made is None else made.to_plain() for made in (one, other))
+    return own.keys() == others.keys() and all(
+        torch.equal(torch.as_tensor(own[key]), torch.as_tensor(others[key])) for key in own
+    )

@@ -119,7 +119,7 @@ class FrozenFeatures(nn.Module):
 
 
 def opened(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The features that a file keeps, memory-mapped; those that nobody has computed yet are NaN."""
+    """Opens the features that a file keeps, memory-mapped; those not computed yet are NaN."""
     if path.is_file():
         with contextlib.suppress(ValueError, EOFError):
             found = np.load(path, mmap_mode="r")  # the other mode would make a file longer that is too short

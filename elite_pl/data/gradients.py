@@ -1,4 +1,4 @@
-"""How images become vectors of what their edges are like, for methods that see no images; nothing in it is learned."""
+"""Histograms of oriented gradients: images as vectors, for methods that take no images. Nothing is learned."""
 
 import math
 from typing import Annotated, Any
@@ -50,7 +50,7 @@ class OrientedGradients(nn.Module):
         return (blocks / length).flatten(1) * self.factor
 
     def votes(self, sample: Tensor) -> Tensor:
-        """What each pixel gives to each orientation, shape (n, orientations, height, width)."""
+        """Returns the vote of each pixel for each orientation, shape (n, orientations, height, width)."""
         across = functional.pad(sample, (1, 1, 0, 0), mode="replicate")
         down = functional.pad(sample, (0, 0, 1, 1), mode="replicate")
         x, y = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]

@@ -1,4 +1,4 @@
-"""How samples become the numbers that a network sees, without a look at their labels."""
+"""Preprocessing of samples into the numbers that a network sees, without their labels."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from elite_pl.annotations import Range, checked
-from elite_pl.data.feature_maps import AnyFeatureMap
+from elite_pl.data.feature_maps import AnyFeatureMap, same
 from elite_pl.data.rows import Rows
 
 
@@ -40,8 +40,17 @@ class Preprocessing(NamedTuple):
     scale: Tensor
     feature_map: AnyFeatureMap | None = None
 
+    def same(self, other: "Preprocessing") -> bool:
+        """Whether both do the same to every sample."""
+        return (
+            (self.size, self.contrast) == (other.size, other.contrast)
+            and torch.equal(self.shift, other.shift)
+            and torch.equal(self.scale, other.scale)
+            and same(self.feature_map, other.feature_map)
+        )
+
     def changes(self, shape: tuple[int, ...]) -> bool:
-        """Whether `once` does anything to samples of this shape (n, ...)."""
+        """Returns whether `once` does anything to samples of this shape (n, ...)."""
         return self.contrast or (self.size is not None and shape[2:] != (self.size, self.size))
 
     def once(self, values: np.ndarray | Tensor) -> Tensor:

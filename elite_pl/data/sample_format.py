@@ -63,7 +63,7 @@ class SampleFormat(NamedTuple):
         return x
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a sample's shape is that of training; an image of one channel may leave its first axis out."""
+        """Returns whether a sample's shape is that of training; an image of one channel may lack its first axis."""
         ours = self.shape
         if len(ours) == 3 and ours[0] == 1 and len(shape) == 2:
             ours = ours[1:]

@@ -1,4 +1,4 @@
-"""Who is unlabeled, labeled or test: the polluted one-vs-rest protocol of the paper (Sec. 5.1), in indices only.
+"""Splits into unlabeled, labeled and test samples: the paper's polluted one-vs-rest protocol (Sec. 5.1), as indices.
 
 One class is normal, all others are anomalies. A training set of `n_train` samples holds a share `pollution` of
 anomalies; `label_ratio` of it is labeled, half of each kind, and the rest is unlabeled. Pure numpy, and no global
@@ -46,7 +46,7 @@ class Split:
 
     @classmethod
     def load(cls, path: Path) -> Split:
-        """Read what `save` wrote."""
+        """Reads a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{field.name: arrays[field.name] for field in fields(cls)})
 
@@ -103,6 +103,8 @@ def polluted_one_vs_rest(
     n_train: Annotated[int, at_least(2)] | None,
     seed: int,
     labeled_from: Literal["inside", "outside"] = "inside",
+    labeled_anomaly_classes: Sequence[int] | None = None,
+    label_noise: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)] = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Split:
     """Draw a polluted, partly labeled training set (paper Sec. 5.1).
@@ -116,21 +118,24 @@ def polluted_one_vs_rest(
     Args:
         y_train: (n,) class ids of the training part.
         y_test: (T,) class ids of the test part, all of which is used.
-        dataset: name of the data set; other names draw other samples.
-        normal_class: id of the normal class.
+        dataset: Name of the data set; other names draw other samples.
+        normal_class: Id of the normal class.
         pollution: r_p, share of anomalies in the whole training set, labeled samples included; in [0, 1).
         label_ratio: r_l, share of labeled samples; in [0, 1].
-        n_train: size of the training set; None: all samples of the normal class, and the anomalies that `pollution`
+        n_train: Size of the training set; None: all samples of the normal class, and the anomalies that `pollution`
             asks for.
-        seed: of the draw.
+        seed: Of the draw.
         labeled_from: "inside": labeled samples are taken out of the `n_train`; "outside": drawn beyond them.
-        class_names: names for the messages.
+        labeled_anomaly_classes: Classes of which alone the labeled anomalies are, as in Ruff et al., "Deep
+            Semi-Supervised Anomaly Detection", ICLR 2020; the hidden ones are of all classes. None: any.
+        label_noise: Share of the labeled samples, of either kind, whose label is wrong, rounded to the nearest sample.
+        class_names: Names for the messages.
 
     Returns:
         The split. Labeled and unlabeled never overlap.
 
     Raises:
-        ValueError: a value out of range, or a combination that the data cannot serve; the message names values that
+        ValueError: A value out of range, or a combination that the data cannot serve; the message names values that
             work.
     """
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
@@ -154,14 +159,17 @@ def polluted_one_vs_rest(
     anomalous = generator.permutation(np.flatnonzero(~is_normal))
     # Outside labels come from the far end, so that they too stay the same when the pollution changes.
     head = slice(None) if labeled_from == "inside" else slice(None, None, -1)
-    labeled = np.concatenate([normal[head][:k], anomalous[head][:k]])
     drawn = np.concatenate([normal[:n_normal], anomalous[:n_anomalous]])
-    return Split(
-        unlabeled=np.setdiff1d(drawn, labeled),
-        labeled=labeled,
-        labeled_y=np.repeat(np.array([NORMAL, ANOMALY], dtype=np.int8), k),
-        test=np.arange(len(y_test)),
-    )
+    may_be_labeled = anomalous[:n_anomalous] if labeled_from == "inside" else anomalous[n_anomalous:][::-1]
+    if labeled_anomaly_classes is not None:
+        may_be_labeled = may_be_labeled[np.isin(y_train[may_be_labeled], labeled_anomaly_classes)]
+        if len(may_be_labeled) < k:
+            rule = f"label_ratio={label_ratio} asks for {k} labeled anomalies, and of these classes there are"
+            raise ValueError(f"labeled_anomaly_classes={list(labeled_anomaly_classes)}: {rule} {len(may_be_labeled)}")
+    labeled = np.concatenate([normal[head][:k], may_be_labeled[:k]])
+    labeled_y = np.repeat(np.array([NORMAL, ANOMALY], dtype=np.int8), k)
+    labeled_y[generator.permutation(2 * k)[: math.floor(2 * k * label_noise + 0.5)]] *= -1
+    return Split(np.setdiff1d(drawn, labeled), labeled, labeled_y, test=np.arange(len(y_test)))
 
 
 def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
@@ -175,7 +183,7 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
         The split, in the order of the data (normal samples first among the labeled).
 
     Raises:
-        ValueError: other values, fewer than 2 unlabeled samples, or a test part of one kind.
+        ValueError: Other values, fewer than 2 unlabeled samples, or a test part of one kind.
     """
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     for part, y, allowed in (("y_train", y_train, (1, -1, 0)), ("y_test", y_test, (1, -1))):
@@ -198,9 +206,9 @@ def is_anomaly(y: np.ndarray, normal_class: int, labels: str) -> np.ndarray:
     """Tell the true anomalies.
 
     Args:
-        y: (n,) class ids, or given labels.
-        normal_class: id of the normal class; not read when `labels` is "known".
-        labels: "classes" or "known". With "known", an unlabeled sample (0) is False, which means "nobody knows".
+        y: (n,) class ids, or known labels.
+        normal_class: Id of the normal class; not read when `labels` is "known".
+        labels: "classes" or "known". With "known", an unlabeled sample (0) is False, which means "unknown".
 
     Returns:
         (n,) bool.
@@ -213,9 +221,9 @@ def stratified(y: np.ndarray, test_fraction: float, seed: int = 0) -> tuple[np.n
 
     Args:
         y: (n,) class ids.
-        test_fraction: share of every class that goes to the test part, in (0, 1), rounded to the nearest sample; a
+        test_fraction: Share of every class that goes to the test part, in (0, 1), rounded to the nearest sample; a
             class of two or more has at least one sample on both sides.
-        seed: of the draw.
+        seed: Of the draw.
 
     Returns:
         (training, test): ascending int64 indices.
@@ -253,7 +261,7 @@ class _Stock:
     def counts(
         self, pollution: float | np.ndarray, label_ratio: float | np.ndarray, n_train: float | np.ndarray | None
     ) -> tuple[Any, Any, Any]:
-        """Return the numbers of normal samples, of anomalies, and of labeled samples of each kind."""
+        """Returns the numbers of normal samples, of anomalies, and of labeled samples of each kind."""
         if n_train is None:
             n_normal, n_anomalous = self.normal, _floor(pollution * self.normal / (1 - pollution))
         else:
@@ -262,7 +270,7 @@ class _Stock:
         return n_normal, n_anomalous, _floor(label_ratio * (n_normal + n_anomalous) / 2)
 
     def conditions(self, counts: tuple[Any, Any, Any], wants_labels: bool) -> tuple[Any, ...]:
-        """Return what must hold, in the order of the messages of `explain`."""
+        """Returns what must hold, in the order of the messages of `explain`."""
         n_normal, n_anomalous, k = counts
         inside, outside = (k, 0 * k) if self.labeled_from == "inside" else (0 * k, k)
         return (
@@ -301,7 +309,7 @@ class _Stock:
         return f"{wrong}; {', '.join(others)}{' or ' if others else ''}{last} works"
 
     def _remedies(self, pollution: float, label_ratio: float, n_train: int | None) -> list[str]:
-        """For each key, the value nearest to the given one that works with the others as they are."""
+        """Returns for each key the value nearest to the current one that works with the others as they are."""
         n_normal, n_anomalous, k = (int(count) for count in self.counts(pollution, label_ratio, n_train))
         total, found, wants = n_normal + n_anomalous, [], label_ratio > 0
 
@@ -337,7 +345,7 @@ def _floor(value: float | np.ndarray) -> Any:
 
 
 def _nearest(candidates: np.ndarray, works: np.ndarray, given: int) -> int | None:
-    """Return the working candidate nearest to the given number, None if none works."""
+    """Returns the working candidate nearest to a number, None if none works."""
     working = candidates[works]
     return int(working[np.argmin(np.abs(working - given))]) if len(working) else None
 

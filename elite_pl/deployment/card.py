@@ -1,4 +1,4 @@
-"""What a person should know of an exported detector, as a page of Markdown."""
+"""The model card of an exported detector, as a page of Markdown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ numbers.
 It knows what its training data knew: after a change of the camera, the sensors or the population, its scores and its
 threshold mean something else. Measure it on labeled samples that it has not seen before it decides anything.
 
-## Licence
+## License
 
 To be filled in; it depends on the data.{pretrained}
 
@@ -54,7 +54,7 @@ MOST = 40  # names that are written out
 
 
 def model_card(detector: TrainedDetector, model: str) -> str:
-    """The page beside an exported detector.
+    """Returns the model card of an exported detector.
 
     Args:
         detector: The detector.
@@ -82,7 +82,7 @@ def model_card(detector: TrainedDetector, model: str) -> str:
 
 
 def _rule(detector: TrainedDetector) -> str:
-    """How the threshold was chosen."""
+    """Describes how the threshold was chosen."""
     settings = detector.config.get("threshold")
     if detector.alarms is None or not isinstance(settings, dict):
         return FITTED
@@ -93,7 +93,7 @@ def _rule(detector: TrainedDetector) -> str:
 
 
 def _training(detector: TrainedDetector) -> str:
-    """How many samples it was trained on, and how many of them it flags."""
+    """Describes the training set: its size, and how many of its samples the detector flags."""
     known = detector.training_scores
     if known is None:
         return ""
@@ -102,7 +102,7 @@ def _training(detector: TrainedDetector) -> str:
 
 
 def _input(detector: TrainedDetector) -> str:
-    """What the graph takes."""
+    """Describes the input of the graph."""
     shape = ", ".join("any" if side is None else str(side) for side in detector.samples.shape)
     if (encoding := detector.encoding) is not None:
         columns = _words(f"{name} ({kind})" for name, kind in encoding.kinds.items())
@@ -115,12 +115,12 @@ def _input(detector: TrainedDetector) -> str:
 
 
 def _pretrained(detector: TrainedDetector) -> str:
-    """Whose weights are in the graph."""
+    """Describes the pretrained weights in the graph, and their license."""
     if detector.features is None:
         return ""
     identity = detector.features.network.identity
     weights = f"`{identity['model']}` ({identity['library']}; SHA-256 of its weights {identity['weights']})"
-    return f" The graph holds a network that others have trained, which has a licence of its own: {weights}."
+    return f" The graph holds a network that others have trained, which has a license of its own: {weights}."
 
 
 def _words(names: Iterable[str]) -> str:

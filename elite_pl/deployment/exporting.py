@@ -23,7 +23,7 @@ ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "directory": "_export"}  # of what 
 
 
 def place_of(kind: str, detector: str, typed: str | None) -> Path:
-    """Where an export goes.
+    """Returns the path to which an export is written.
 
     Args:
         kind: One of `ENDINGS`.
@@ -67,7 +67,7 @@ def export(detector: TrainedDetector, kind: str, place: Path) -> None:
 
 
 def plain_numbers(detector: TrainedDetector) -> dict[str, Any]:
-    """What `standalone` needs beside the graph, as JSON has it."""
+    """Returns the values that `standalone` needs beside the graph, ready for JSON."""
     example = examples(detector, 1)
     normal = Judge(detector.threshold, detector.training_scores).normal
     return {

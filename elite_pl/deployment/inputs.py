@@ -1,4 +1,4 @@
-"""What is to be scored, read part by part: a folder of images, a table, an array."""
+"""Inputs to score, read in chunks: a folder of images, a table, or an array."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from elite_pl.data.sources.given import existing, some
 from elite_pl.data.sources.images import SUFFIXES as IMAGES
 from elite_pl.data.sources.images import explained, image_names, read_images
 from elite_pl.data.sources.npy import load_array
 from elite_pl.data.sources.table import SUFFIXES as TABLES
 from elite_pl.data.sources.table import columns_of, import_polars, row_ids
 from elite_pl.data.sources.table_parts import open_table
+from elite_pl.data.sources.user_data import existing, some
 from elite_pl.errors import one_line
 from elite_pl.runs.trained import NUMBERS, TrainedDetector
 
@@ -36,13 +36,13 @@ class Part(NamedTuple):
 
 
 class Input(NamedTuple):
-    """What is to be scored.
+    """An input to score, opened and ready to be read in chunks.
 
     Attributes:
         column: What the names of samples are: `"path"`, `"id"` or `"index"`.
         total: How many samples there are; None where that takes a look at all of them.
         parts: All of them.
-        notes: What a person may want to know beforehand.
+        notes: Notes for the user before scoring starts.
         left_out: What is wrong with samples that cannot be read, by their names; filled while the parts are read.
     """
 

@@ -1,4 +1,4 @@
-"""Where scores go: CSV or Parquet, written as they come."""
+"""Output of scores: CSV or Parquet, written chunk by chunk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_output(path: str | None, *inputs: str) -> None:
 
 @contextmanager
 def output(path: str | None, columns: Mapping[str, type]) -> Iterator[Write]:
-    """A table that grows inside, and is whole or not there afterwards.
+    """Opens a table for writing, which is complete or absent after the block.
 
     Args:
         path: A CSV or Parquet file; None for standard output, as CSV.
@@ -70,7 +70,7 @@ def output(path: str | None, columns: Mapping[str, type]) -> Iterator[Write]:
 
 
 def _csv(file: IO[bytes], columns: Mapping[str, type], for_people: bool = True) -> Write:
-    """What adds rows to a CSV file, which may be opened by a spreadsheet if it is for people."""
+    """Returns a function that adds rows to a CSV file; `for_people` escapes spreadsheet formulas."""
     file.write(csv_text(columns, []).encode())
     polars = importlib.util.find_spec("polars") is not None
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
-    """What has been scored.
+    """Counts of what has been scored.
 
     Attributes:
         samples: How many were.
@@ -33,11 +33,11 @@ class Counts(NamedTuple):
 
 
 class Judge:
-    """Says what a score means.
+    """Turns scores into verdicts and p-values.
 
     Args:
         threshold: A score above it is that of an anomaly.
-        training_scores: Of the samples of the training, (n,); None where nobody knows them.
+        training_scores: Of the training samples, (n,); None where they are unknown.
     """
 
     def __init__(self, threshold: float, training_scores: np.ndarray | None) -> None:
@@ -78,7 +78,7 @@ def score_file(
         detector: The detector.
         path: A folder of images or an image, a CSV or Parquet file, a .npy or .npz file.
         to: A CSV or Parquet file; None for standard output.
-        threshold: In the place of the detector's.
+        threshold: Replaces the detector's.
         shard: (i, n): the i-th, from 1, of n pieces of about the same length.
         batch_size: See `TrainedDetector.score`.
         skip_broken: Whether to go on without images that cannot be read.

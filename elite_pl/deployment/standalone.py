@@ -19,7 +19,7 @@ MANY = 256  # samples at a time
 
 
 def model() -> Callable[[np.ndarray], list[np.ndarray]]:
-    """What maps samples (n, ...) to their scores (n,), and whether these are anomalies, (n,)."""
+    """Returns a function that maps samples (n, ...) to their scores (n,) and to whether they are anomalies, (n,)."""
     if (HERE / "model.onnx").exists():
         import onnxruntime
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elite_pl.annotations import Positive, at_least, checked
 from elite_pl.methods.base import BaseDetector
-from elite_pl.models.mixture import Mixture
+from elite_pl.models.mixture import Member, Mixture
 
 
 class Candidate(NamedTuple):
@@ -17,7 +17,7 @@ class Candidate(NamedTuple):
     Attributes:
         name: The candidate's name.
         prior: Its weight where nothing else is known.
-        scores: Modules that map samples to scores, one a seed.
+        scores: What it has learned, one a seed.
         unlabeled: Their scores of the unlabeled samples, shape (seeds, N).
         auroc: Its ROC AUC on labeled samples that were held out, with its standard error; None where none were.
         seconds: What cross-fitting and training took.
@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
 
     name: str
     prior: float
-    scores: Sequence[nn.Module]
+    scores: Sequence[Member]
     unlabeled: Tensor
     auroc: tuple[float, float] | None
     seconds: float

@@ -1,4 +1,4 @@
-"""What all detectors offer, and the base of those that are trained by gradient: construction, training step, scoring.
+"""The interface of all detectors, and the base of those trained by gradient: construction, training step, scoring.
 
 A method (`elite_pl/methods/`) adds its loss, and nothing else; one without a gradient adds its fit (`shallow.py`).
 """
@@ -35,7 +35,7 @@ COLLAPSED = 1e-4  # a spread of scores, relative to their mean, under which they
 
 
 class BaseDetector(nn.Module):
-    """What the commands ask of a detector, however it learns: a score, and what the score says of samples.
+    """The interface of a detector, however it is trained: its score, and the scores of samples.
 
     Attributes:
         name: The method's name in logs and tables.
@@ -75,7 +75,7 @@ class BaseDetector(nn.Module):
             raise LabelError(f"{self.name} needs {needed}, and there are {normal} normal and {anomalous} anomalous")
 
     def facts(self) -> dict[str, float]:
-        """What the fit has set or chosen, for `metrics.json`."""
+        """Returns the quantities that the fit has set or chosen, for `metrics.json`."""
         return {}
 
     @property
@@ -102,14 +102,14 @@ class BaseDetector(nn.Module):
         return self.finite(torch.cat(scores)).cpu() if scores else torch.zeros(0)
 
     def mean_meta_gradient(self) -> Tensor | None:
-        """What training has said of each unlabeled sample, positive for an anomaly, shape (N,), on the CPU.
+        """Returns the mean of -d over training for each unlabeled sample, shape (N,), on the CPU; positive: an anomaly.
 
         None for a method without a meta-gradient.
         """
         return None
 
     def recording(self) -> tuple[Tensor, Tensor] | None:
-        """What is known of the meta-gradient of each recorded step, see `Elite`; None for a method without one."""
+        """Returns the recorded meta-gradients of each step, see `Elite`; None for a method without one."""
         return None
 
     def finite(self, score: Tensor) -> Tensor:
@@ -153,6 +153,9 @@ class Detector(BaseDetector, pl.LightningModule):
             samples themselves.
 
     Attributes:
+        stackable: Whether several detectors of this very class can be trained as one, see `elite_pl.runs.stacked`: its
+            loss then treats the last axis as the samples and carries an axis before it along.
+        stack: The length of that axis, the number of detectors in one; () for a single one.
         clipping: `trainer.gradient_clip_val` and its algorithm, `"norm"` or `"value"`; None for none.
         micro_batches: `trainer.accumulate_grad_batches`, the parts in which a batch goes through the network.
 
@@ -161,6 +164,8 @@ class Detector(BaseDetector, pl.LightningModule):
     """
 
     needs_backbone = True
+    stackable = False
+    stack: tuple[int, ...] = ()
     hinge_applies = True  # whether Eq. 4 is a loss for its scores, with its margin
     margin: Tensor
     prepared: Tensor
@@ -215,7 +220,7 @@ class Detector(BaseDetector, pl.LightningModule):
     # What a method adds
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of one step, shape (); its graph must reach the parameters.
+        """The loss of one step, shape () or that of `stack`; its graph must reach the parameters.
 
         With several processes it is that of the whole batch on each of them: see `unlabeled_score`.
         """
@@ -264,7 +269,7 @@ class Detector(BaseDetector, pl.LightningModule):
         with torch.no_grad():
             self.score.eval()
             in_order = torch.arange(len(data.unlabeled) + len(data.labeled))
-            self.score.initialise(data.training_samples(in_order))
+            self.score.initialize(data.training_samples(in_order))
             initial = torch.cat([self.score(batch) for batch in data.training_samples(in_order)])
             self.score.train()
         if self.margin_rule == "mean_initial":
@@ -278,22 +283,20 @@ class Detector(BaseDetector, pl.LightningModule):
 
     def calibrate(self, data: PollutedData) -> None:
         """Measures the running statistics afresh over all training samples; see `batchnorm.calibrate`."""
-        samples = len(data.unlabeled) + len(data.labeled)
-        order = torch.randperm(samples, generator=seeding.generator(data.seed, "calibration"))
-        calibrate(self.score, self.score, data.training_samples(order))
+        calibrate(self.score, self.score, data.in_random_order("calibration"))
 
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step."""
         loss = self.loss(self.augmented(batch))
-        self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss)
+        self.descend(cast(torch.optim.Optimizer, self.optimizers()), loss.sum())
         self.observe(loss=loss)
         if self.ends_epoch(batch_idx):
             self.log_means()
 
     def ends_epoch(self, batch_idx: int) -> bool:
-        """Whether no step of an epoch comes after this one, which has been taken."""
+        """Returns whether no step of an epoch comes after this one, which has been taken."""
         return (
             batch_idx == int(self.trainer.num_training_batches) - 1 or 0 <= self.trainer.max_steps <= self.global_step
         )
@@ -319,7 +322,7 @@ class Detector(BaseDetector, pl.LightningModule):
             self.averaged.update_parameters(self.score)
 
     def check_losses(self) -> None:
-        """Looks at the losses that nobody has seen yet.
+        """Checks the losses of the steps since the last check.
 
         Raises:
             TrainingError: If one is not finite.
@@ -375,7 +378,7 @@ class Detector(BaseDetector, pl.LightningModule):
             The values of the whole batch, as those of the function.
         """
         samples, n = self.in_micro_batches(batch), len(batch["index"])
-        if len(samples[0]) == n:
+        if self.stack or len(samples[0]) == n:
             return function(batch["unlabeled"])
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         options["context_fn"] = lambda: (nullcontext(), repeated_pass(self.score))
@@ -394,7 +397,7 @@ class Detector(BaseDetector, pl.LightningModule):
         return sample.tensor_split(max(1, min(self.micro_batches, len(sample) // 2)))
 
     def unlabeled_score(self, batch: Batch) -> Tensor:
-        """Ω of the whole unlabeled batch, shape (n,), with its graph; use it, and not `score` on one's own samples."""
+        """Ω of the whole unlabeled batch, shape (n,), with its graph; use it, not `score` on a shard."""
         return self.of_unlabeled(self.score, batch)
 
     def scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -413,9 +416,10 @@ class Detector(BaseDetector, pl.LightningModule):
         """
         if self.labeled_statistics == "joint":
             unlabeled, labeled = batch["unlabeled"], batch["labeled"]
-            values = function(torch.cat([unlabeled, labeled]))
-            own, of_labeled = values.split([len(unlabeled), len(labeled)], dim=-1)
-            return distributed.gather(own, len(batch["index"])), of_labeled
+            axis = len(self.stack)  # of the samples
+            values = function(torch.cat([unlabeled, labeled], dim=axis))
+            own, of_labeled = values.split([unlabeled.shape[axis], labeled.shape[axis]], dim=-1)
+            return distributed.gather(own, batch["index"].shape[-1]), of_labeled
         of_unlabeled = self.of_unlabeled(function, batch)
         with frozen_statistics(self.score, self.labeled_statistics):
             return of_unlabeled, function(batch["labeled"])
@@ -430,7 +434,7 @@ class Detector(BaseDetector, pl.LightningModule):
     def log_means(self) -> None:
         """Logs the means of what was observed in the epoch's steps, if they went well."""
         self.check_losses()
-        for key, (total, steps) in self.sums.items():
+        for key, (total, steps) in self.sums.items() if not self.stack else ():
             mean = (total / steps).float()
             self.log(f"train/{key}", mean, on_step=False, on_epoch=True, batch_size=1)
         self.sums = {}
@@ -445,7 +449,7 @@ class Detector(BaseDetector, pl.LightningModule):
 
     @property
     def scorer(self) -> Score:
-        """What scores: the score with averaged weights, over the views, as far as there are any."""
+        """Returns the module that scores: with averaged weights and over the views, where there are any."""
         score = self.score if self.averaged is None else cast(Score, self.averaged.module)
         if self.views is None or self.augmentation is None:
             return score
@@ -506,5 +510,5 @@ def running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tenso
 
 
 def collapsed(score: Tensor) -> bool:
-    """Whether scores say nothing: all of them nearly the same."""
+    """Returns whether scores say nothing: all of them nearly the same."""
     return bool(score.std() <= COLLAPSED * score.abs().mean())

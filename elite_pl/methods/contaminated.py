@@ -58,7 +58,7 @@ class Contaminated(Detector):
 
     @property
     def warming_up(self) -> bool:
-        """Whether the warm-up is still going on."""
+        """Returns whether the warm-up is still going on."""
         return self.current_epoch < self.warm_up
 
     def check(self, data: PollutedData) -> None:
@@ -66,12 +66,12 @@ class Contaminated(Detector):
         super().check(data)
         found, asked = self.contamination_of(data), f"contamination={self.contamination_rule}"
         if found == "given" and data.arrays.labels == "known":
-            raise ValueError(f"{asked}: nobody knows the true share; must be a number, or estimated")
+            raise ValueError(f"{asked}: the true share is unknown; must be a number, or estimated")
         if found == "estimated" and len(data.labeled_y.unique()) < 2:
             raise ValueError(f"{asked}: there are no labels of both kinds to estimate it from; must be a number")
 
     def contamination_of(self, data: PollutedData) -> str | float:
-        """α as a number, or how it is found: `"given"` or `"estimated"`."""
+        """Returns α as a number, or its source: `"given"` or `"estimated"`."""
         if self.contamination_rule != "auto":
             return self.contamination_rule
         return "estimated" if data.arrays.labels == "known" else "given"

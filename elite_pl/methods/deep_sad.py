@@ -27,6 +27,7 @@ class DeepSad(Detector):
     """
 
     needs_labels = True
+    stackable = True
 
     @checked
     def __init__(
@@ -51,6 +52,6 @@ class DeepSad(Detector):
         else:
             labeled_loss = inverse_distance(labeled, batch["labeled_y"], self.epsilon)
         n, m = (len(self.data.unlabeled), len(self.data.labeled)) if self.average == "samples" else (1, 1)
-        self.observe(labeled_loss=labeled_loss.mean())
+        self.observe(labeled_loss=labeled_loss.mean(-1))
         weight = risen(self.global_step, self.ramp_steps)
-        return (weight * n * unlabeled.mean() + self.eta * m * labeled_loss.mean()) / (n + m)
+        return (weight * n * unlabeled.mean(-1) + self.eta * m * labeled_loss.mean(-1)) / (n + m)

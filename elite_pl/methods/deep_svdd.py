@@ -12,6 +12,8 @@ class DeepSvdd(Detector):
     Source: Eq. 2 of the ELITE paper, after Ruff et al., "Deep One-Class Classification", ICML 2018.
     """
 
+    stackable = True
+
     def loss(self, batch: Batch) -> Tensor:
         """The mean score of the unlabeled batch."""
-        return self.unlabeled_score(batch).mean()
+        return self.unlabeled_score(batch).mean(-1)

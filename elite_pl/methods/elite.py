@@ -17,7 +17,7 @@ from elite_pl.methods.base import Detector, risen, widest
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """Inside, convolutions on a GPU keep all digits of float32; TF32 has three."""
+    """Makes convolutions on a GPU keep all digits of float32 in the block; TF32 has three."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -46,6 +46,7 @@ class Elite(Detector):
     """
 
     needs_labels = True
+    stackable = True
     suspicion_sum: Tensor
     visits: Tensor
     recorded: Tensor
@@ -73,13 +74,15 @@ class Elite(Detector):
     def setup(self, stage: str) -> None:
         """Makes room for what is learned about each unlabeled sample; in buffers, so that a checkpoint keeps it."""
         n = len(self.data.unlabeled)
-        self.register_buffer("suspicion_sum", torch.zeros(n, dtype=widest(self.device), device=self.device))
-        self.register_buffer("visits", torch.zeros(n, dtype=torch.int64, device=self.device))
+        self.register_buffer(
+            "suspicion_sum", torch.zeros(*self.stack, n, dtype=widest(self.device), device=self.device)
+        )
+        self.register_buffer("visits", torch.zeros(*self.stack, n, dtype=torch.int64, device=self.device))
         assert self.trainer.max_epochs is not None
         steps = min(self.record_iterations, self.trainer.max_epochs * len(self.data.train_dataloader()))
         if self.trainer.max_steps >= 0:
             steps = min(steps, self.trainer.max_steps)
-        shape = steps, min(n, self.data.batch_size + 1)  # the longest batch, see `TrainingBatches`
+        shape = *self.stack, steps, min(n, self.data.batch_size + 1)  # the longest batch, see `TrainingBatches`
         self.register_buffer("recorded", torch.full(shape, torch.nan, device=self.device))
         self.register_buffer("recorded_position", torch.full(shape, -1, dtype=torch.int32, device=self.device))
 
@@ -99,7 +102,7 @@ class Elite(Detector):
         losses = inference.score
         if self.weights != "signed":
             losses = hinge(inference.score, inference.pseudo_label, self.margin)
-        loss = risen(self.global_step, self.ramp_steps) * (inference.weight * losses).mean()
+        loss = risen(self.global_step, self.ramp_steps) * (inference.weight * losses).mean(-1)
         return loss + self.supervised * self.labeled_loss(inference) if self.supervised else loss
 
     def inference(self, batch: Batch) -> alice.Inference:
@@ -136,7 +139,7 @@ class Elite(Detector):
 
     @property
     def rule(self) -> dict[str, Any]:
-        """How the meta-gradient is scaled, and becomes a weight."""
+        """Returns the settings by which the meta-gradient is scaled and turned into a weight."""
         return {
             "learning_rate": self.learning_rate,
             "meta_scale": self.meta_scale,
@@ -147,27 +150,31 @@ class Elite(Detector):
     def labeled_loss(self, inference: alice.Inference) -> Tensor:
         """L_v with its gradient, but without another pass: `L_v + <θ - θ', v>` at θ' = θ, with θ' held constant."""
         v = inference.labeled_gradient
-        products = [((p - p.detach()) * v[name]).sum() for name, p in alice.trainable(self.score).items()]
-        return inference.labeled_loss + torch.stack(products).sum()
+        products = [
+            ((p - p.detach()) * v[name]).reshape(*self.stack, -1).sum(-1)
+            for name, p in alice.trainable(self.score).items()
+        ]
+        return inference.labeled_loss + torch.stack(products).sum(0)
 
     def remember(self, batch: Batch, inference: alice.Inference) -> None:
         """Keeps the step's verdict on its samples, and what the epoch's log shows of it."""
         index, label, y = batch["index"], inference.pseudo_label, batch["labeled_y"]
-        self.suspicion_sum[index] -= inference.d
-        self.visits[index] += 1
-        if self.global_step < len(self.recorded):
-            self.recorded[self.global_step, : len(index)] = -inference.meta_gradient
-            self.recorded_position[self.global_step, : len(index)] = index.int()
+        self.suspicion_sum.scatter_add_(-1, index, -inference.d.to(self.suspicion_sum.dtype))
+        self.visits.scatter_add_(-1, index, torch.ones_like(index))
+        if (step := self.global_step) < self.recorded.shape[-2]:
+            self.recorded[..., step, : index.shape[-1]] = -inference.meta_gradient
+            self.recorded_position[..., step, : index.shape[-1]] = index.int()
         anomalous, score = label < 0, inference.score.detach()
         self.observe(
             labeled_loss=inference.labeled_loss,
-            hinge_active_labeled=((inference.labeled_score < self.margin) & (y < 0)).sum() / (y < 0).sum().clamp(min=1),
-            hinge_active_unlabeled=((score < self.margin) & anomalous).sum() / anomalous.sum().clamp(min=1),
-            pseudo_anomalies=anomalous.float().mean(),
-            idle_share=(inference.weight == 0).all(),
+            hinge_active_labeled=((inference.labeled_score < self.margin) & (y < 0)).sum(-1)
+            / (y < 0).sum(-1).clamp(min=1),
+            hinge_active_unlabeled=((score < self.margin) & anomalous).sum(-1) / anomalous.sum(-1).clamp(min=1),
+            pseudo_anomalies=anomalous.float().mean(-1),
+            idle_share=(inference.weight == 0).all(-1),
         )
         if self.data.arrays.labels == "classes":
-            self.observe(pseudo_label_accuracy=(label == batch["truth"]).float().mean())
+            self.observe(pseudo_label_accuracy=(label == batch["truth"]).float().mean(-1))
 
     def mean_meta_gradient(self) -> Tensor:
         """The mean of -d over training: free of η_θ and n, positive = anomalous."""

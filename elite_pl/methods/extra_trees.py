@@ -1,4 +1,4 @@
-"""Extremely randomised trees on the labeled samples alone."""
+"""Extremely randomized trees on the labeled samples alone."""
 
 from typing import Annotated, Any
 

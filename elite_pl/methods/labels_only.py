@@ -18,6 +18,7 @@ class LabelsOnly(Detector):
     """
 
     needs_labels = True
+    stackable = True
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of the labeled batch."""
@@ -26,7 +27,7 @@ class LabelsOnly(Detector):
         else:
             with frozen_statistics(self.score, self.labeled_statistics):
                 labeled = self.score(batch["labeled"])
-        return hinge(labeled, batch["labeled_y"], self.margin).mean()
+        return hinge(labeled, batch["labeled_y"], self.margin).mean(-1)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Measures the running statistics of the weights that the epoch ends with.

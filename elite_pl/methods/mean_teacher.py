@@ -1,4 +1,4 @@
-"""Mean teacher: learn from the labels, and from what the running mean of one's own weights makes of the rest."""
+"""Mean teacher: learns from the labels, and from the verdicts of its own running-mean weights on the rest."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ class MeanTeacher(Detector):
         return labeled_loss + trust * taught
 
     def trust(self) -> float:
-        """How much the teacher's verdicts count in this step, in [0, 1]."""
+        """Returns the weight of the teacher's verdicts in this step, in [0, 1]."""
         epoch = self.global_step / len(self.data.train_dataloader())
         return min(1.0, max(0.0, epoch - self.warm_up) / self.ramp) if self.ramp else float(epoch >= self.warm_up)
 

@@ -36,10 +36,10 @@ class Ocsvm(ShallowDetector):
         self.gamma, self.nu = gamma, nu
 
     def check(self, data: PollutedData) -> None:
-        """Refuses data that do not tell ν where it is to be given."""
+        """Refuses data without ground truth where ν is to be the true share."""
         super().check(data)
         if self.nu == "given" and data.arrays.labels == "known":
-            raise ValueError("nu=given: nobody knows the true share; must be a number in (0, 1]")
+            raise ValueError("nu=given: the true share is unknown; must be a number in (0, 1]")
 
     def fit(self, data: PollutedData) -> None:
         """Finds the support vectors."""

@@ -14,7 +14,7 @@ class Oracle(Detector):
     """
 
     def check(self, data: PollutedData) -> None:
-        """Refuses data whose truth nobody knows."""
+        """Refuses data without ground truth."""
         super().check(data)
         if data.arrays.labels == "known":
             raise ValueError(f"{self.name} needs the truth of all samples; known labels are not that")

@@ -28,7 +28,7 @@ class ShallowDetector(BaseDetector):
         self.found: dict[str, float] = {}
 
     def fit(self, data: PollutedData) -> None:
-        """Fits the score, on the CPU, and notes in `found` what it has set or chosen on the way."""
+        """Fits the score, on the CPU, and records in `found` the quantities that it has set or chosen."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EPSILON = 1e-3  # of batch normalization
-NORMALISATION = ((127 / 255,) * 3, (128 / 255,) * 3)  # mean and deviation of pixels in [0, 1] that it was trained with
+NORMALIZATION = ((127 / 255,) * 3, (128 / 255,) * 3)  # mean and deviation of pixels in [0, 1] that it was trained with
 FEATURES = 1280  # channels of the head
 # Of each stage: blocks, kernel, stride of the first block, expansion, channels.
 STAGES = (

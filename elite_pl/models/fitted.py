@@ -46,7 +46,7 @@ class KernelExpansion(Fitted):
 
     Attributes:
         support: x_i, shape (s, features).
-        coefficient: a_i, shape (s,): positive pulls towards normal.
+        coefficient: a_i, shape (s,): positive pulls toward normal.
         gamma: γ > 0, shape ().
         offset: ρ, shape ().
     """

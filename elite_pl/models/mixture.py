@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from elite_pl.data.feature_maps import AnyFeatureMap, of_plain
+from elite_pl.data.feature_maps import AnyFeatureMap, of_plain, same
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import Score
 
@@ -56,7 +56,7 @@ class Mixture(Score):
     """A weighted mean of standardized scores: `Ω(x) = Σ_k w_k (Ω_k(x) - m_k) / s_k`.
 
     Args:
-        members: The scores Ω_k.
+        members: The scores Ω_k; those whose feature maps do the same get one in common, which then works once for all.
 
     Attributes:
         weight: w_k, shape (members,), with sum 1.
@@ -68,8 +68,13 @@ class Mixture(Score):
     location: Tensor
     scale: Tensor
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[Member]) -> None:
         super().__init__()
+        maps: list[AnyFeatureMap] = []
+        for member in members:
+            if member.feature_map is not None:
+                member.feature_map = next((one for one in maps if same(one, member.feature_map)), member.feature_map)
+                maps.append(member.feature_map)
         self.members = nn.ModuleList(members)
         self.register_buffer("weight", torch.full((len(members),), 1 / max(1, len(members))))
         self.register_buffer("location", torch.zeros(len(members)))
@@ -119,5 +124,11 @@ class Mixture(Score):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        scores = torch.stack([member(sample) for member in self.members], dim=1)
-        return self.mean(scores.to(self.weight.dtype))
+        mapped: dict[AnyFeatureMap, Tensor] = {}
+        scores = []
+        for member in cast(Sequence[Member], self.members):
+            seen = sample
+            if (own := member.feature_map) is not None:
+                seen = mapped[own] if own in mapped else mapped.setdefault(own, own(sample))
+            scores.append(member.score(seen))
+        return self.mean(torch.stack(scores, dim=1).to(self.weight.dtype))

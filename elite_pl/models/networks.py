@@ -2,7 +2,7 @@
 
 A backbone is built from the shape of one sample. Networks follow Deep SAD (Ruff et al., ICLR 2020, and the code
 published with it, https://github.com/lukasruff/Deep-SAD-PyTorch): no biases and no learned scale in batch
-normalisation, because either would let the network map everything to the center.
+normalization, because either would let the network map everything to the center.
 """
 
 import functools
@@ -20,7 +20,7 @@ from elite_pl.annotations import Range, checked
 P = ParamSpec("P")
 Width = Annotated[int, Range("a whole number from 1 to 1048576", lambda value: 1 <= value <= 2**20)]
 LARGEST = 10**9  # parameters of a backbone; more are a slip of the keyboard, for which memory would not do
-EPSILON = 1e-4  # of batch normalisation, as in Deep SAD
+EPSILON = 1e-4  # of batch normalization, as in Deep SAD
 SLOPE = 0.01  # of the leaky rectifiers
 
 
@@ -45,7 +45,7 @@ class Backbone(NamedTuple):
 
 
 def norm_layer(norm: Norm, features: int, images: bool = False) -> tuple[nn.Module, ...]:
-    """The layer that normalises hidden features, without scale and shift; nothing for `"none"`.
+    """The layer that normalizes hidden features, without scale and shift; nothing for `"none"`.
 
     Args:
         norm: `"batch"`, each feature (or channel) over the batch, with running statistics for evaluation; `"layer"`,
@@ -101,7 +101,7 @@ def mlp(
         sample_shape: Shape of one sample.
         hidden: Width of each hidden layer of the encoder; the decoder mirrors them.
         outputs: k, the number of the encoder's outputs.
-        norm: How hidden layers are normalised, see `norm_layer`.
+        norm: How hidden layers are normalized, see `norm_layer`.
         activation: Of hidden layers.
         bias: Whether layers have one: with it a network can map everything to the center of a hypersphere.
     """
@@ -140,11 +140,11 @@ def lenet(
 
     Args:
         sample_shape: (channels, height, width) of an image.
-        channels: Channels of each convolution. Default: Deep SAD's for 28x28 gray and 32x32 colour images; for others
+        channels: Channels of each convolution. Default: Deep SAD's for 28x28 gray and 32x32 color images; for others
             as many blocks as leave 4 to 7 pixels of the shorter side, of 16, 32, 64 ... at most 128 channels.
-        outputs: k, the encoder's outputs, a multiple of 16. Default: 32 (28x28 gray), 128 (32x32 colour), otherwise 64.
+        outputs: k, the encoder's outputs, a multiple of 16. Default: 32 (28x28 gray), 128 (32x32 color), otherwise 64.
         hidden: Width of a linear layer before the last one. Default: none.
-        norm: How hidden layers are normalised, see `norm_layer`.
+        norm: How hidden layers are normalized, see `norm_layer`.
 
     Raises:
         ValueError: If the sample is no image, or too small for a LeNet.
@@ -213,7 +213,7 @@ def strided(sample_shape: tuple[int, ...], bottleneck: Width | None) -> Backbone
     """A convolutional autoencoder: 4x4 convolutions of stride 2 halve the image three times, transposed ones undo it.
 
     The autoencoder of the ELITE authors' release, by its description: with biases, an output in [-1, 1], and, without
-    a bottleneck, a code of half as many numbers as a gray 32x32 image has pixels, and two thirds of a colour image's.
+    a bottleneck, a code of half as many numbers as a gray 32x32 image has pixels, and two thirds of a color image's.
 
     Args:
         sample_shape: (channels, height, width) of an image, sides that are multiples of 8.
@@ -224,7 +224,7 @@ def strided(sample_shape: tuple[int, ...], bottleneck: Width | None) -> Backbone
     """
     if len(sample_shape) != 3 or sample_shape[0] not in RELEASED or sample_shape[1] % 8 or sample_shape[2] % 8:
         raise ValueError(
-            "strided needs gray or colour images with sides that are multiples of 8, such as a size of 32 makes them, "
+            "strided needs gray or color images with sides that are multiples of 8, such as a size of 32 makes them, "
             f"not samples of shape {sample_shape}"
         )
     encoder_channels, decoder_channels = RELEASED[sample_shape[0]]
@@ -253,7 +253,7 @@ def strided(sample_shape: tuple[int, ...], bottleneck: Width | None) -> Backbone
 
 
 class Resize(nn.Module):
-    """Resizes images to a given size by repeating the nearest pixel; odd sizes too, which a factor of 2 cannot reach.
+    """Resizes images to a fixed size by repeating the nearest pixel; odd sizes too, which a factor of 2 cannot reach.
 
     Args:
         size: (height, width) of the result.

@@ -241,7 +241,7 @@ def _lite0(model: str) -> Architecture:
         raise ValueError(f"model={model}: elite_pl has {LITE0} alone; torchvision and timm have others")
     network = efficientnet.EfficientNetLite0()
     network.classifier = nn.Identity()
-    return Architecture(network, ("classifier",), efficientnet.NORMALISATION, efficientnet.renamed)
+    return Architecture(network, ("classifier",), efficientnet.NORMALIZATION, efficientnet.renamed)
 
 
 def _torchvision(model: str) -> Architecture:

@@ -1,4 +1,4 @@
-"""How a trained score is made again: from an allow-list of constructors, plain arguments and tensors. Torch only."""
+"""Rebuilds a trained score from an allow-list of constructors, plain arguments and tensors. Torch only."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Part(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a score is made.
+    """The recipe of a score: the constructors that build it, with their arguments.
 
     Attributes:
         network: Makes the backbone from the shape of a sample; None for a score without one.
@@ -131,7 +131,7 @@ class Recipe(NamedTuple):
             sample_shape: Of one sample, as the network sees it.
             state: The weights and buffers.
             dtype: Of the network's arithmetic.
-            constructors: Networks and scores of one's own by their addresses, besides ours.
+            constructors: The user's own networks and scores by their addresses, besides ours.
 
         Raises:
             ValueError: If there is no such score, or the weights are not its own.

@@ -20,7 +20,7 @@ TOGETHER = 1000  # batches whose outputs are kept in memory to be added up
 class Score(nn.Module):
     """The base of all scores: maps samples (n, ...) to scores (n,)."""
 
-    def initialise(self, batches: Iterable[Tensor]) -> None:
+    def initialize(self, batches: Iterable[Tensor]) -> None:
         """Fixes what is fixed before training, such as a center.
 
         Args:
@@ -48,7 +48,7 @@ class Hypersphere(Score):
         self.register_buffer("center", torch.zeros(backbone.outputs))
 
     @torch.no_grad()
-    def initialise(self, batches: Iterable[Tensor]) -> None:
+    def initialize(self, batches: Iterable[Tensor]) -> None:
         """Sets the center o to the mean output; see `losses.center_of`."""
         total, samples = torch.zeros_like(self.center), 0
         outputs = (self.encoder(batch) for batch in batches)
@@ -60,7 +60,7 @@ class Hypersphere(Score):
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
         # vector_norm, because the square root of a sum has no tangent at the center itself
-        distance = torch.linalg.vector_norm(self.encoder(sample) - self.center, dim=1)
+        distance = torch.linalg.vector_norm(self.encoder(sample) - self.center, dim=-1)
         return distance.square() if self.squared else distance
 
 
@@ -101,7 +101,7 @@ class ScalarHead(Score):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        return self.head(self.encoder(sample)).squeeze(1)
+        return self.head(self.encoder(sample)).squeeze(-1)
 
 
 class Readout(Score):
@@ -124,7 +124,7 @@ class Readout(Score):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
-        return functional.softplus(self.head(self.encoder(sample)).squeeze(1))
+        return functional.softplus(self.head(self.encoder(sample)).squeeze(-1))
 
 
 class BoundedHead(Score):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from elite_pl.errors import InputError
 from elite_pl.files import atomic_write
+from elite_pl.options import Parser, exit_codes
 from elite_pl.report.contents import Drawn, Findings, sections
 from elite_pl.report.dashboard import Chart, log_study
 from elite_pl.report.figures import Panel, comparison_plot, lines_plot, plain
@@ -131,17 +131,9 @@ def charts(drawn: Sequence[Drawn]) -> dict[str, Chart]:
     }
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong on one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exits with 2."""
-        raise InputError(f"{message}; see --help")
-
-
 def parser() -> Parser:
     """The options of the command."""
-    found = Parser(prog="python -m elite_pl.report", description=(__doc__ or "").split(": ", 1)[1].capitalize())
+    found = Parser("report", "Tables, figures and one HTML page, from the files of finished runs.")
     found.add_argument(
         "study", nargs="+", type=Path, help="OUTPUT_DIR/STUDY, or a file of cells; several are put together"
     )
@@ -326,13 +318,8 @@ def write_report(options: argparse.Namespace) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and exits with 2 for bad input."""
-    logging.basicConfig(format="%(message)s")  # warnings, as they are
-    try:
-        printed = write_report(parser().parse_args(arguments))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print("\n".join(printed))
+    with exit_codes():
+        print("\n".join(write_report(parser().parse_args(arguments))))
 
 
 if __name__ == "__main__":

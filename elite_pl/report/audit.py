@@ -35,7 +35,7 @@ class Audit:
         flagged: Whether the run's verdict is that it is an anomaly, (n,) bool; None if it has no verdicts.
         nearest: Of each the nearest labeled normal sample and the nearest anomaly, as indices of the training part, -1
             for none, (n, 2).
-        truth: Whether it is an anomaly, (n,) bool; None where nobody knows.
+        truth: Whether it is an anomaly, (n,) bool; None where the truth is unknown.
     """
 
     index: np.ndarray
@@ -148,7 +148,7 @@ def _data(directory: Path, source: dict[str, Any]) -> Arrays:
 
 
 def _changed(directory: Path, metrics: dict[str, Any], arrays: Arrays, ids: np.ndarray | None) -> str:
-    """How the data differ from those of the run, if samples of the same names are there.
+    """Describes how the data differ from those of the run, if samples of the same names are present.
 
     Raises:
         InputError: If they are other samples.
@@ -158,7 +158,7 @@ def _changed(directory: Path, metrics: dict[str, Any], arrays: Arrays, ids: np.n
         return ""
     line = f"{directory}: the data have changed since (fingerprint {arrays.fingerprint}, then {recorded})"
     if ids is None or arrays.ids_train is None or not np.array_equal(ids, arrays.ids_train):
-        raise InputError(f"{line}, so nobody knows which samples are meant; train again")
+        raise InputError(f"{line}, so it is unclear which samples are meant; train again")
     return f"{line}: the same names, with other labels or contents"
 
 
@@ -293,7 +293,7 @@ def precision_at(truth: np.ndarray, k: int) -> float:
 
 
 def against_truth(audit: Audit) -> Sequence[str]:
-    """How well the suspicion finds what is hidden, in lines to print; none where nobody knows the truth."""
+    """Returns lines on how well the suspicion ranks the hidden anomalies; none where the truth is unknown."""
     if audit.truth is None or not 0 < (hidden := int(audit.truth.sum())) < len(audit):
         return []
     import torch

@@ -65,7 +65,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the page is made of.
+    """The content of the page.
 
     Attributes:
         runs: Finished runs.
@@ -139,7 +139,7 @@ def _tests(found: Findings) -> list[str]:
 
 
 def _audits(found: Findings) -> list[str]:
-    """How well the suspicion finds what is hidden, of runs that say it."""
+    """Summarizes how well the suspicion ranks hidden anomalies, over the runs that report it."""
     columns = {key: title for key, title in AUDITS.items() if any(key in run.metrics for run in found.runs)}
     body = []
     for values, group in grouped(found.runs, found.keys):

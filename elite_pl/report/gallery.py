@@ -1,4 +1,4 @@
-"""The suspicious training samples for a person to look at: an HTML page with boxes to tick, and a contact sheet."""
+"""Reviewing suspicious training samples: an HTML page with boxes to tick, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def picture(run: AuditedRun, index: int) -> Image.Image:
 
 
 def data_address(image: Image.Image) -> str:
-    """A picture as an address that needs no file."""
+    """Returns a picture as a data URL."""
     file = io.BytesIO()
     kind = "PNG" if max(image.size) <= SMALL else "JPEG"
     image.save(file, kind, quality=85, optimize=True)

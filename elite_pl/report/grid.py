@@ -31,7 +31,7 @@ def default_rows(runs: Sequence[Run]) -> list[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value can stand on an axis; truth values cannot."""
+    """Returns whether a value can stand on an axis; truth values cannot."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -204,8 +204,8 @@ def missing(
 ) -> list[tuple[dict[str, str], list[tuple[str, ...]]]]:
     """The cells of the full grid that have neither a run nor a failure.
 
-    The grid of each study and data set is all combinations of the values found in it: of pollution, label ratio, method
-    (with what else is told apart), normal class and seed.
+    The grid of each study and data set has all combinations of the values that occur in it: of pollution, label ratio,
+    method (with what else is told apart), normal class and seed.
 
     Returns:
         For each setting and method with a gap: its coordinates, and (normal class, seed) of what is not there.

@@ -136,7 +136,7 @@ def folded(summary: str, *parts: str) -> str:
 
 
 def data_address(name: str, content: bytes) -> str:
-    """The content of a file as an address that needs no file."""
+    """Returns the content of a file as a data URL."""
     return f"data:{_KINDS[name.rsplit('.', 1)[-1]]};base64,{base64.b64encode(content).decode()}"
 
 

@@ -45,7 +45,7 @@ def plus_minus(mean: float, error: float, sign: str = "") -> str:
 
 
 def differences(runs: Iterable[Run], baseline: Sequence[Run], keys: Sequence[str]) -> list[tuple[float, Run]]:
-    """How far a baseline is ahead of runs on the same cells: the same data set, split and seed.
+    """Returns the lead of a baseline over runs on the same cells: the same data set, split and seed.
 
     Args:
         runs: Runs to compare.
@@ -91,7 +91,7 @@ def table(
 
     Args:
         runs: Finished runs.
-        rows: Keys whose values make the rows; those that are the same everywhere go into the caption, `method` not.
+        rows: Keys whose values make the rows; a key with a single value goes into the caption, except `method`.
         column: A key whose values become columns, beside one over all of them (for a study or commit, no such one);
             None for that one alone.
         against: The method that the others are compared with, on the same cells.
@@ -227,7 +227,7 @@ def corrected(rows: Sequence[Row], setting: Sequence[str]) -> list[Row]:
 
 
 def changes(runs: Sequence[Run], keys: Sequence[str], origin: str) -> tuple[list[str], list[list[str]]]:
-    """How the runs of each study (or commit) differ from those of the first on the same splits.
+    """Compares the runs of each study (or commit) with those of the first on the same splits.
 
     Args:
         runs: Finished runs, those of the first study first.
@@ -272,7 +272,7 @@ def p_text(p: float) -> str:
 
 
 def summary_text(rows: Sequence[Row], against: str) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the summary, without the keys that have one value everywhere (`method` is always told)."""
+    """Header and lines of the summary, without the keys that have a single value (`method` is always shown)."""
     keys = [key for key in rows[0].values if key == "method" or len({row.values[key] for row in rows}) > 1]
     compared = any(row.ahead for row in rows)
     header = [*keys, "ROC AUC (%)", "95 % interval", "runs", "classes", "hidden (%)"]

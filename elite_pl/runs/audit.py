@@ -25,7 +25,7 @@ FIRST = 50  # samples that a person may look at
 
 
 class Audit(NamedTuple):
-    """What a run suspects of its N unlabeled samples, in their order.
+    """The audit of the N unlabeled samples of a run, in their order.
 
     Attributes:
         suspicion: Higher is more suspicious, shape (N,).
@@ -44,7 +44,7 @@ class Audit(NamedTuple):
 
 
 def audit(detector: BaseDetector, data: PollutedData, score: Tensor, decision: Decision) -> Audit:
-    """Looks at the unlabeled samples.
+    """Audits the unlabeled samples.
 
     Args:
         detector: The detector, which is trained; on the CPU, as the data are.
@@ -116,7 +116,7 @@ def compared(sample: Tensor) -> Tensor:
 
 
 def against_truth(found: Audit, hidden: Tensor) -> dict[str, float]:
-    """How well an audit finds what is hidden, for `metrics.json`.
+    """Returns how well an audit ranks the hidden anomalies, for `metrics.json`.
 
     Args:
         found: The audit.

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -66,7 +67,7 @@ STEP = [field.name for field in fields(Step)]
 
 
 def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
-    """Source and split of a configuration, as a data module.
+    """Makes the data module of a configuration from its source and split.
 
     Args:
         config: A checked configuration.
@@ -90,6 +91,8 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
                 n_train=config.n_train,
                 seed=config.seed,
                 labeled_from=config.dataset.labeled_from,
+                labeled_anomaly_classes=labeled_anomaly_classes(config, arrays, normal_class),
+                label_noise=config.label_noise,
                 class_names=arrays.class_names,
             )
         size, scaling = config.dataset.size, config.dataset.scaling
@@ -112,13 +115,30 @@ def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
         )
 
 
+def labeled_anomaly_classes(config: Config, arrays: Arrays, normal_class: int) -> list[int] | None:
+    """The ids of the classes that the key of this name gives, one or several; None for any.
+
+    Raises:
+        InputError: If there is no such class, or it is the normal one.
+    """
+    given = config.labeled_anomaly_classes
+    if given is None:
+        return None
+    several = [*given] if OmegaConf.is_list(given) else [given]
+    found = [resolve_class(one, arrays, "labeled_anomaly_classes") for one in several]
+    if not found or normal_class in found:
+        rule = "must be one or several of the other classes" + (", not the normal one" if found else "")
+        raise InputError(f"labeled_anomaly_classes={given}: {rule}")
+    return found
+
+
 def given(key: str, node: Any, kind: type) -> Constructor | None:
-    """A node of the configuration as of `instantiate`; None where it has no target."""
+    """Instantiates a node of the configuration, see `instantiate`; None where it has no target."""
     return None if node is None or node.get("_target_") is None else instantiate(key, node, kind)
 
 
 def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
-    """What maps images to the features of a frozen backbone; None for a backbone that is trained.
+    """Returns the feature extractor of a frozen backbone; None for a backbone that is trained.
 
     Raises:
         InputError: If the data are not as a network for others needs them, or there is no such network.
@@ -141,7 +161,7 @@ def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
 
 @contextmanager
 def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
-    """Inside, what data cannot serve is bad input: of a root key, or of a key of the data set.
+    """Turns errors of the data in the block into bad input: of a root key, or of a key of the data set.
 
     Raises:
         InputError: Names the key.
@@ -159,7 +179,7 @@ def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
 
 
 def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None = None) -> BaseDetector:
-    """The detector of a configuration, with the initial weights of its seed if it has a network.
+    """Makes the detector of a configuration, with the initial weights of its seed if it has a network.
 
     Args:
         config: The configuration.
@@ -226,7 +246,7 @@ def check_data(config: Config, detector: BaseDetector, data: PollutedData) -> No
 
 
 def step_settings(config: Config) -> Step:
-    """The trainer's settings of an optimizer step.
+    """Returns the trainer's settings of an optimizer step.
 
     Raises:
         InputError: If one has no such value.
@@ -240,7 +260,7 @@ def step_settings(config: Config) -> Step:
 
 
 def pretrained_file(config: Config, data: PollutedData) -> Path:
-    """Where the pre-trained weights lie that all methods on one split and network share."""
+    """Returns the file of pre-trained weights that all methods on one split and network share."""
     resolved, accelerator = plain(config), config.trainer.accelerator
     if accelerator != "cpu" and torch.cuda.is_available():
         accelerator = torch.cuda.get_device_name()
@@ -260,12 +280,12 @@ def pretrained_file(config: Config, data: PollutedData) -> Path:
     return Path(config.output_dir) / "pretrained" / f"{digest(identity)}.pt"
 
 
-def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
-    """The trainer of a run, which keeps its curves and its last checkpoint in the run directory.
+def make_trainer(spec: RunSpec, history: History | None) -> pl.Trainer:
+    """Makes the trainer of a run, which keeps its curves and its last checkpoint in the run directory.
 
     Args:
         spec: The run.
-        history: The curves.
+        history: The curves; None for a trainer that trains, and keeps nothing.
 
     Raises:
         InputError: If Lightning refuses a setting.
@@ -287,14 +307,21 @@ def make_trainer(spec: RunSpec, history: History) -> pl.Trainer:
         if key in settings:
             raise InputError(f"trainer.{key}: is a group of its own; set {key} in its place")
     nodes = spec.plain["callbacks"] or {}
-    callbacks = [
-        SameRun(spec.directory),
-        *(instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None),
-        history,  # after those that log
-        # After every epoch, whether or not the test part is scored in it.
-        ModelCheckpoint(spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
-    ]
+    own = {
+        name: instantiate(f"callbacks.{name}", node, pl.Callback)() for name, node in nodes.items() if node is not None
+    }
+    for name, callback in own.items():
+        if str(monitor := getattr(callback, "monitor", None)).startswith("test/"):
+            rule = "nothing is chosen on test labels; use another metric, such as labeled/loss"
+            raise InputError(f"callbacks.{name}.monitor={monitor}: {rule}")
+    options: dict[str, Any] = {"callbacks": [], "enable_checkpointing": False, "limit_val_batches": 0}
+    if history is not None:
+        # A checkpoint after every epoch, whether or not the test part is scored in it.
+        last = ModelCheckpoint(
+            spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+        )
+        options = {"callbacks": [SameRun(spec.directory), *own.values(), history, last]}  # history after those that log
     make = instantiate("trainer", {key: value for key, value in settings.items() if key not in STEP}, pl.Trainer)
     plugins = [*(make.arguments.pop("plugins", None) or []), AtomicCheckpoints()]
     with input_errors("trainer", kinds=(Exception,)):  # also of a package that an accelerator or a strategy lacks
-        return make(logger=False, callbacks=callbacks, plugins=plugins)
+        return make(logger=False, plugins=plugins, **options)

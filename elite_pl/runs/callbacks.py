@@ -1,4 +1,4 @@
-"""What a run tells while it goes: its curves, how long it will take, and that it has collapsed."""
+"""Callbacks that report on a run: its curves, the time left, and a warning when the network collapses."""
 
 import csv
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger("elite_pl")
 
 
 class SameRun(pl.Callback):
-    """Stops a fit whose processes were started for different runs, or of which not all find the same checkpoint.
+    """Stops a fit whose processes were started for different runs, or do not all see the same checkpoint.
 
     What `launch` has a process do at SIGTERM stays: Lightning has it tell the others, who may be waiting for it.
 
@@ -34,7 +34,7 @@ class SameRun(pl.Callback):
         self.directory = directory
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares what the processes are about to do."""
+        """Compares the runs of all processes."""
         start = "resumed" if trainer.ckpt_path else "from the start"
         runs = distributed.all_gather_objects(f"{self.directory} {start}")
         if len(set(runs)) > 1:
@@ -42,7 +42,7 @@ class SameRun(pl.Callback):
         self.at_sigterm = signal.getsignal(signal.SIGTERM)  # before Lightning sets its own
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts back what is to happen at SIGTERM, which only the main thread can say."""
+        """Restores the SIGTERM handler, which only the main thread can set."""
         if callable(self.at_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.at_sigterm)
 
@@ -54,7 +54,7 @@ class History(pl.Callback):
         path: The file.
 
     Attributes:
-        seconds: What preparation and training took, in all the pieces that the run was made in.
+        seconds: The time of preparation and training, summed over interruptions.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class History(pl.Callback):
         self.clock = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes that this epoch has a test metric of its own."""
+        """Notes that this epoch has a test metric."""
         self.validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

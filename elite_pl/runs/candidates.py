@@ -1,4 +1,4 @@
-"""How `Auto` learns: each candidate is cross-fitted, trained on everything, and weighted."""
+"""Training of `Auto`: each candidate is cross-fitted, trained on all samples, and weighted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         data: The data of the run.
 
     Returns:
-        What the candidates' networks of other parts say together of the samples; None where nothing was held out.
+        The cross-fitted shares of the weighted candidates; None where nothing was held out.
 
     Raises:
         LabelError: If none of the candidates can learn from the labels.
@@ -66,9 +66,7 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
             held.append(cross_fit(own, under, folds))
             auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
         scores, unlabeled = [], []
-        for i in range(seeds):
-            seed = seeding.derive(spec.config.seed, "candidate", i) % 2**31 if i else spec.config.seed
-            detector = trained(with_settings(own, {"seed": seed}), under.under(under.split, seed=seed))
+        for _, detector in trained(with_seeds(own, under, seeds)):
             scores.append(
                 Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
             )
@@ -81,8 +79,15 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
     return together(auto, candidates, held) if held else None
 
 
+def with_seeds(spec: RunSpec, data: PollutedData, seeds: int) -> Iterator[tuple[RunSpec, PollutedData]]:
+    """A run with as many seeds, the first one its own, and the data of each."""
+    first = spec.config.seed
+    for seed in (first, *(seeding.derive(first, "candidate", i) % 2**31 for i in range(1, seeds))):
+        yield with_settings(spec, {"seed": seed}), data.under(data.split, seed=seed, fitted=data.preprocessing)
+
+
 def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> CrossFit:
-    """What the weighted mean of candidates says of the samples that they held out.
+    """Combines the cross-fitted shares of the candidates by their weights in the mean.
 
     A share becomes the score that the candidate's final detectors give such a sample, and the sum of these a share. The
     weights come from the same labels; at the temperature of `Auto` that flatters them little.
@@ -90,7 +95,7 @@ def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> C
     Args:
         auto: The method, which has their mean.
         candidates: The candidates, trained.
-        held: Of each what it was cross-fitted to be, on the same parts.
+        held: The cross-fitting of each, on the same folds.
     """
 
     def mean(part: str) -> Tensor:
@@ -153,7 +158,7 @@ def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> I
 
 
 def with_settings(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
-    """A run with other values of some root keys; a group that is given with its `_target_` is replaced as a whole."""
+    """A run with other values of some root keys; a group that comes with its `_target_` is replaced as a whole."""
     config = cast(Any, copy.deepcopy(spec.config))
     with open_dict(config):
         for key, value in settings.items():
@@ -163,12 +168,12 @@ def with_settings(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
 
 
 def recipe_of(spec: RunSpec, detector: BaseDetector) -> Recipe:
-    """How the score of a run's detector is made."""
+    """Returns the recipe of the score of a run's detector."""
     over_views = isinstance(detector.scorer, MeanOverViews)
     return Recipe.of(spec.plain, detector.score, detector.needs_backbone, over_views)
 
 
 def said(found: Candidate) -> str:
-    """A line on a candidate."""
+    """Returns a line on a candidate, to print."""
     auroc = "" if found.auroc is None else ", ROC AUC {:.3f} ± {:.3f} on labels held out".format(*found.auroc)
     return f"candidate {found.name}{auroc}, {found.seconds:.0f} s"

@@ -58,7 +58,7 @@ def checkpoint(path: Path, detector: BaseDetector, data: PollutedData, trainer: 
 
 
 def _misfit(path: Path, detector: Detector, data: PollutedData, trainer: pl.Trainer) -> str | None:
-    """Why a run cannot go on from a file, tried on copies; None if it can.
+    """Returns why a run cannot go on from a file, tried on copies; None if it can.
 
     Raises:
         OSError: If there is no file, or it may not be read.

@@ -1,9 +1,12 @@
 """Scores of samples by networks that were not trained on them, for any method."""
 
+import logging
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,16 +15,19 @@ from elite_pl import seeding
 from elite_pl.algorithm.calibration import share_below
 from elite_pl.data import splits
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.methods.base import BaseDetector
+from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.runs.build import make_detector, make_trainer, pretrained_file
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.spec import RunSpec
+from elite_pl.runs.stacked import fit_together, why_not
 from elite_pl.runs.training import fit
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """What is known of the training samples from networks that were not trained on them.
+    """Shares of the training samples by networks that were not trained on them.
 
     Scores of different networks do not compare. So a sample counts by its share: which share of the unlabeled samples
     that the *same* network was trained on has a lower score. A detector that was trained on all of them knows their
@@ -45,9 +51,9 @@ class CrossFit:
 def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = True, cached: bool = False) -> CrossFit:
     """Trains a network for each of several parts of the training samples, without that part, and scores the part.
 
-    Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; nothing is
-    logged and no checkpoint stays. An interrupted call leaves nothing to go on from: it is simply made again. The
-    caller's random numbers stay as they are.
+    Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; only the
+    preprocessing, which knows no labels, is that of the run. Nothing is logged and no checkpoint stays. An interrupted
+    call leaves nothing to go on from: it is simply made again. The caller's random numbers stay as they are.
 
     Args:
         spec: The run, with the method to be tried; the rest of its configuration is that of `data`.
@@ -65,11 +71,9 @@ def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = T
     folds = splits.folds_of(data.split.labeled_y, folds)
     order = torch.randperm(count, generator=seeding.generator(data.seed, "folds")).numpy() if unlabeled else None
     shares = torch.full((len(data.arrays.x_train),), torch.nan, dtype=torch.float64)
-    for fold in range(folds):
-        rest, held = splits.hold_out(data.split, fold, folds, order)
-        own = data.under(rest)
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            detector = trained(spec, own, cached)
+    parts = [splits.hold_out(data.split, fold, folds, order) for fold in range(folds)]
+    runs = ((spec, data.under(rest, fitted=data.preprocessing)) for rest, _ in parts)
+    for (_, held), (own, detector) in zip(parts, trained(runs, cached), strict=True):
         seen = detector.score_samples(own.unlabeled)
         for index in (held.labeled, held.unlabeled):
             shares[torch.as_tensor(index)] = share_below(detector.score_samples(own.of_training_part(index)), seen)
@@ -77,15 +81,44 @@ def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = T
     return CrossFit(shares[torch.as_tensor(data.split.labeled)], found, folds, time.monotonic() - start)
 
 
-def trained(spec: RunSpec, data: PollutedData, cached: bool = False) -> BaseDetector:
-    """The detector of a run on other data, and both on the CPU."""
-    with TemporaryDirectory() as place:
-        history = History(Path(place) / "history.csv")
-        trainer = make_trainer(replace(spec, directory=Path(place)), history)
-        with trainer.precision_plugin.tensor_init_context():
-            pretrained = pretrained_file(spec.config, data) if cached else None
-            detector = make_detector(spec.config, data.sample_shape, pretrained)
-            detector.check(data)
-            fit(detector, data, trainer, history)
-    data.place(torch.device("cpu"))
-    return detector.to("cpu")
+def trained(
+    runs: Iterable[tuple[RunSpec, PollutedData]], cached: bool = False
+) -> Iterator[tuple[PollutedData, BaseDetector]]:
+    """Trains the detectors of runs on data that are not theirs; together where they can be.
+
+    The caller's random numbers stay as they are.
+
+    Args:
+        runs: Runs of one configuration but for the seed, with the data of each.
+        cached: See `cross_fit`.
+
+    Yields:
+        The data and the trained detector of each run, both on the CPU.
+
+    Raises:
+        LabelError: If the method cannot learn from the labels of a run.
+        TrainingError: If a training goes wrong.
+    """
+    waiting: list[tuple[RunSpec, PollutedData, Detector]] = []
+    for spec, data in runs:
+        with TemporaryDirectory() as place, torch.random.fork_rng(range(torch.cuda.device_count())):
+            history = History(Path(place) / "history.csv")
+            trainer = make_trainer(replace(spec, directory=Path(place)), history)
+            with trainer.precision_plugin.tensor_init_context():
+                pretrained = pretrained_file(spec.config, data) if cached else None
+                detector = make_detector(spec.config, data.sample_shape, pretrained)
+                detector.check(data)
+                if not (why := why_not(spec, detector)):
+                    waiting.append((spec, data, cast(Detector, detector)))
+                    continue
+                log.debug("%s is trained by itself: %s", detector.name, why)
+                fit(detector, data, trainer, history)
+        data.place(torch.device("cpu"))
+        yield data, detector.to("cpu")
+    for counts in dict.fromkeys(data.counts for _, data, _ in waiting):
+        specs, each, detectors = zip(*(one for one in waiting if one[1].counts == counts), strict=True)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            fit_together(specs[0], detectors, each)
+    for _, data, fitted in waiting:
+        data.place(torch.device("cpu"))
+        yield data, fitted.to("cpu")

@@ -1,4 +1,4 @@
-"""What a trained detector's scores mean: its threshold, probabilities, and how many anomalies are hidden."""
+"""Interprets a trained detector's scores: its threshold, probabilities, and the estimated share of hidden anomalies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOLDS = {"images": 3, "vectors": 5}
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What scores mean.
+    """The interpretation of a detector's scores: threshold, calibration and expected alarms.
 
     Attributes:
         threshold: The score above which a sample is called an anomaly.
@@ -62,7 +62,7 @@ def decide(
         data: What it has learned from.
         labeled: Its scores of the labeled samples, shape (M,).
         unlabeled: Its scores of the unlabeled samples, shape (N,).
-        found: Of a method that cross-fits itself, what it found; None for other methods, or if it could not.
+        found: The result of a method that cross-fits itself; None for other methods, or if it could not.
     """
     settings, label = threshold(spec.plain["threshold"]), data.labeled_y.cpu()
     if not cross_fits(spec.plain):
@@ -130,7 +130,7 @@ def assumed(settings: Threshold, labeled: Tensor, label: Tensor, unlabeled: Tens
 def said(
     settings: Threshold, threshold: float, alarms: Interval, precision: Interval, hidden: Interval, labels: int
 ) -> list[str]:
-    """What was decided, in lines for a person."""
+    """Describes a decision, in lines to print."""
     return [
         f"hidden anomalies: about {_percent(hidden)} of the unlabeled samples, by {labels} labels that were held out",
         f"threshold {threshold:.4g} ({settings.rule}): flags about {_percent(alarms)} of samples like the unlabeled "

@@ -1,4 +1,4 @@
-"""`detector.pt`: what is in it, how it is written, and how it is read without trust. Torch and NumPy only.
+"""The format of `detector.pt`: written as a whole, and read without trusting the file. Torch and NumPy only.
 
 It holds plain tensors and plain values. Reading runs no code of it and imports nothing that it names: the archive is
 looked at before it is unpacked, and each value before it is used.
@@ -63,8 +63,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a detector file, of this format or an older one.
 
     Returns:
-        What `write` was given. All values are of the types that they should have, and all tensors finite; whether the
-        weights are those of the network remains to be seen.
+        The content that was written. All values are of the right types, and all tensors finite; whether the weights are
+        those of the network remains to be seen.
 
     Raises:
         InputError: If it is no such file, is damaged, or is of a newer format; names the file.
@@ -86,7 +86,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _unpacked(path: Path) -> Any:
-    """What `torch.save` put into a file."""
+    """Loads the content that `torch.save` wrote to a file."""
     if not path.is_file():
         raise ValueError(f"{'is not a' if path.exists() else 'no such'} file; the path of a detector.pt is right")
     with path.open("rb") as file:
@@ -99,7 +99,7 @@ def _unpacked(path: Path) -> Any:
 
 
 def _check_archive(file: BinaryIO) -> None:
-    """Refuses what is no archive of plain tensors and values, or would take more memory than the file has bytes."""
+    """Refuses a file that is no archive of plain tensors and values, or that would take more memory than its size."""
     if file.read(4) != b"PK\x03\x04":  # by which torch, too, tells archives from bare pickles
         raise ValueError("no archive")
     with zipfile.ZipFile(file) as archive:
@@ -117,7 +117,7 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def _check_plain(content: Any) -> None:
-    """Refuses what is neither a tensor nor a plain value, and more of them than anybody can have meant."""
+    """Refuses anything but tensors and plain values, and implausibly many of them."""
     left: list[tuple[Any, int]] = [(content, 0)]
     count = 1
     while left:
@@ -140,7 +140,7 @@ def _check_plain(content: Any) -> None:
 
 
 def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
-    """What is in a file of the first format, in the form of today's."""
+    """Converts the content of a file of the first format to the current one."""
     fitted = {"IsolationForest": "IsolationTrees", "Ocsvm": "KernelExpansion", "Ssad": "KernelExpansion"}
     try:
         config = renamed(content["config"], PUBLIC)
@@ -184,7 +184,7 @@ def _of_31a127d(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_types(content: dict[str, Any]) -> None:
-    """Compares the values of a file with what they should be."""
+    """Checks the types of the values of a file."""
     rules: dict[str, Callable[[Any], bool]] = {
         "method": lambda value: isinstance(value, str),
         **OF_A_SCORE,
@@ -206,12 +206,12 @@ def _check_types(content: dict[str, Any]) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether it is a finite float."""
+    """Returns whether it is a finite float."""
     return isinstance(value, float) and math.isfinite(value)
 
 
 def _is_calibration(value: Any) -> bool:
-    """Whether it is a `Calibration`."""
+    """Returns whether it is a `Calibration`."""
     if not _has(value, Calibration._fields) or not all(isinstance(part, Tensor) for part in value.values()):
         return False
     score, probability = value["score"], value["probability"]
@@ -226,12 +226,12 @@ def _is_calibration(value: Any) -> bool:
 
 
 def _has(value: Any, keys: Iterable[str]) -> bool:
-    """Whether it is a dictionary with these keys and no others."""
+    """Returns whether it is a dictionary with these keys and no others."""
     return isinstance(value, dict) and set(value) == set(keys)
 
 
 def _is_part(value: Any) -> bool:
-    """Whether it is a `Part`."""
+    """Returns whether it is a `Part`."""
     return (
         _has(value, Part._fields)
         and isinstance(value["constructor"], str)
@@ -241,12 +241,12 @@ def _is_part(value: Any) -> bool:
 
 
 def _is_state(value: Any) -> bool:
-    """Whether it holds nothing but tensors."""
+    """Returns whether it holds nothing but tensors."""
     return isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values())
 
 
 def _is_members(value: Any, like: Tensor) -> bool:
-    """Whether it is a list of what `Member.to_plain` returns, with numbers of the type of a tensor."""
+    """Returns whether it is a list of what `Member.to_plain` returns, with numbers of the type of a tensor."""
     return isinstance(value, list) and all(
         _has(member, (*OF_A_SCORE, "feature_map"))
         and all(rule(member[key]) for key, rule in OF_A_SCORE.items())
@@ -256,7 +256,7 @@ def _is_members(value: Any, like: Tensor) -> bool:
 
 
 def _is_shape(value: Any) -> bool:
-    """Whether it is the shape of a vector or an image of which memory can hold some; None is a side of any length."""
+    """Returns whether it is the shape of a vector or image that fits in memory; None is a side of any length."""
     if not isinstance(value, list) or not 1 <= len(value) <= 3:
         return False
     sides = [side for side in value if side is not None]
@@ -264,7 +264,7 @@ def _is_shape(value: Any) -> bool:
 
 
 def _is_format(value: Any) -> bool:
-    """Whether it is a `SampleFormat`."""
+    """Returns whether it is a `SampleFormat`."""
     return (
         _has(value, SampleFormat._fields)
         and _is_shape(value["shape"])
@@ -274,7 +274,7 @@ def _is_format(value: Any) -> bool:
 
 
 def _is_encoding(value: Any, shape: list[int | None]) -> bool:
-    """Whether it is what `Encoding.to_plain` returns, and leads to samples of a shape."""
+    """Returns whether it is what `Encoding.to_plain` returns, and leads to samples of a shape."""
     try:
         return shape == [len(Encoding.from_plain(value).features)]
     except ValueError:
@@ -282,7 +282,7 @@ def _is_encoding(value: Any, shape: list[int | None]) -> bool:
 
 
 def _is_features(value: Any) -> bool:
-    """Whether it is what `FrozenFeatures.to_plain` returns, as far as the network does not look at it itself."""
+    """Returns whether it is what `FrozenFeatures.to_plain` returns, but for what the network checks itself."""
     return (
         _has(value, ("library", "model", "image_size", "weights", "size", "scale"))
         and isinstance(value["weights"], str)
@@ -292,7 +292,7 @@ def _is_features(value: Any) -> bool:
 
 
 def _is_preprocessing(value: Any, shape: list[int]) -> bool:
-    """Whether it is a `Preprocessing` that leads to samples of a shape."""
+    """Returns whether it is a `Preprocessing` that leads to samples of a shape."""
     if not _has(value, Preprocessing._fields):
         return False
     if (mapped := value["feature_map"]) is not None:
@@ -311,7 +311,7 @@ def _is_preprocessing(value: Any, shape: list[int]) -> bool:
 
 
 def _is_feature_map(value: Any, like: Any, shape: list[int]) -> bool:
-    """Whether it is what `to_plain` of a feature map returns, of the type of a tensor, and makes samples of a shape."""
+    """Returns whether it is a feature map's `to_plain`, of a tensor's type, and makes samples of a shape."""
     if _has(value, ("cells", "orientations", "factor")):
         return (
             all(type(value[name]) is int and value[name] >= 2 for name in ("cells", "orientations"))

@@ -1,4 +1,4 @@
-"""Where a run happened: versions, device, commit."""
+"""The environment of a run: versions, device, commit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _cpu_name() -> str:
 
 
 def environment(device: object = "cpu") -> dict[str, str]:
-    """Where a run happened, for `metrics.json`.
+    """Returns the environment of a run, for `metrics.json`.
 
     Args:
         device: The torch device that it ran on.

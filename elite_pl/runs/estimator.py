@@ -76,7 +76,7 @@ class EliteDetector(OutlierMixin, BaseEstimator):
         Args:
             X: Samples: vectors (n, features), also as a data frame or a sparse matrix, or images as of `elite_pl.fit`.
             y: Taken for `labels` where it holds nothing but 1, -1 and 0, and a -1 among them; otherwise it is not used.
-            labels: What is known of each sample, shape (n,): 1 normal, -1 an anomaly, 0 unlabeled; None for nothing.
+            labels: The label of each sample, shape (n,): 1 normal, -1 an anomaly, 0 unlabeled; None if none is labeled.
 
         Returns:
             The estimator.
@@ -107,7 +107,7 @@ class EliteDetector(OutlierMixin, BaseEstimator):
         return self.fit(X, y, labels=labels).predict(X)
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
-        """How normal samples are: the negative of the detector's score, so higher for the more normal.
+        """Returns the negative of the detector's score: higher for the more normal.
 
         Args:
             X: Samples as in training, shape (n, ...).
@@ -148,7 +148,7 @@ class EliteDetector(OutlierMixin, BaseEstimator):
 
 
 def _labels(samples: np.ndarray, y: Any, labels: ArrayLike | None) -> np.ndarray:
-    """What is known of each sample, from the two arguments that can say it."""
+    """Returns the label of each sample, from whichever of the two arguments holds it."""
     if labels is None and y is not None:
         values = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
         if values.dtype.kind in "if" and (values == -1).any() and np.isin(values, (1, -1, 0)).all():

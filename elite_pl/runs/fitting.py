@@ -54,7 +54,7 @@ def fit(
     Args:
         x: Samples: vectors (n, features) of numbers without gaps, or images (n, H, W), (n, H, W, C) or (n, C, H, W)
             with C 1 or 3, integers in 0..255 or floats in [0, 1]. An array, a tensor, lists or a data frame.
-        y: What is known of each, shape (n,): 1 normal, -1 an anomaly, 0 unlabeled.
+        y: The label of each, shape (n,): 1 normal, -1 an anomaly, 0 unlabeled.
         method: The name of a method, such as `"deep_sad"`; None for the recommended one, `auto`.
         seed: Of the initial network and the order of batches.
         overrides: Other settings, as the command takes them: `["epochs=50", "backbone.hidden=[64]"]`.
@@ -81,7 +81,7 @@ def fit(
 
 
 def _arrays(x: ArrayLike, y: ArrayLike) -> Arrays:
-    """The samples and labels of a call, checked.
+    """Checks the samples and labels of a call.
 
     Raises:
         ValueError: In words of x and y.
@@ -105,7 +105,7 @@ def _arrays(x: ArrayLike, y: ArrayLike) -> Arrays:
 
 
 def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
-    """Makes a run like `runs.run.run`, without its files."""
+    """Trains as `runs.run.run` does, without writing any files."""
     if takes_processes(spec):
         raise InputError("trainer=ddp: elite_pl.fit trains in this process; several take the command")
     config = spec.config
@@ -125,7 +125,7 @@ def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
 
 @contextmanager
 def _unnoticed() -> Iterator[None]:
-    """Inside, training leaves the caller's random numbers, threads and warnings alone; Ctrl-C stays what it is."""
+    """Keeps the caller's random numbers, threads, warnings and Ctrl-C handler as they are during the block."""
     threads, devices = torch.get_num_threads(), range(torch.cuda.device_count())
     try:
         with torch.random.fork_rng(devices), warnings.catch_warnings():

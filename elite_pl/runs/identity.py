@@ -36,6 +36,8 @@ PATHS = ("path", "labels_file", "labels_path", "test_path", "test_labels_path")
 # Keys that are younger than commit 31a127d, and the value of each that stands for what was done before: with it, a run
 # has the hash that it had then.
 BEFORE: dict[str, object] = {
+    "labeled_anomaly_classes": None,
+    "label_noise": 0.0,
     "trainer.precision": 32,
     "trainer.deterministic": None,
     "trainer.gradient_clip_val": None,
@@ -76,7 +78,7 @@ def digest(obj: object) -> str:
 def config_hash(config: Mapping[str, Any]) -> str:
     """The identity of a run: what its numbers depend on, and nothing else.
 
-    Files and folders of one's own (`PATHS`, `backbone.weights`, or a copy of CIFAR-10) count by their content, so
+    The user's own files and folders (`PATHS`, `backbone.weights`, or a copy of CIFAR-10) count by their content, so
     another file at the same place is another run and a moved file is the same one.
 
     Args:
@@ -127,7 +129,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def cross_fits(config: Mapping[str, Any]) -> bool:
-    """Whether the threshold is chosen on scores by networks that have not seen the samples.
+    """Returns whether the threshold is chosen on scores by networks that have not seen the samples.
 
     Args:
         config: A plain config. An older one has no `threshold`: it was fitted to the labels.
@@ -175,7 +177,7 @@ def _safe(name: object) -> str:
 
 
 def coordinates(config: Mapping[str, Any]) -> str:
-    """What a person looks for a run by, such as `normal3_rp0.5_rl0.004_n5000_seed0`.
+    """Returns the readable part of a run directory's name, such as `normal3_rp0.5_rl0.004_n5000_seed0`.
 
     Where the labels are known there is no normal class, no pollution and no label ratio; what is null is left out.
     """

@@ -93,7 +93,7 @@ def launch(spec: RunSpec) -> dict[str, Any] | None:
 
 
 def takes_processes(spec: RunSpec) -> bool:
-    """Whether a run is made by processes of its own, and not by this one.
+    """Returns whether a run is made by processes of its own, and not by this one.
 
     Raises:
         InputError: If it has several devices, and no strategy that knows what to do with them.
@@ -110,7 +110,7 @@ def takes_processes(spec: RunSpec) -> bool:
 
 
 def local_devices(spec: RunSpec) -> int:
-    """How many devices of this machine a run takes, counted as Lightning would.
+    """Returns the number of devices of this machine that a run takes, counted as Lightning would.
 
     Raises:
         InputError: If there are not so many, or it cannot be said.
@@ -138,7 +138,7 @@ class InterruptionError(TrainingError):
 
 
 def in_main_thread() -> bool:
-    """Whether this thread may say what happens at a signal."""
+    """Returns whether this thread may say what happens at a signal."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -169,7 +169,7 @@ def _process(local_rank: int, spec: RunSpec, address: dict[str, str], threads: i
 
 
 def _cause(codes: list[int | None], errors: Any) -> Exception:
-    """What went wrong first: then the other processes fail, too, because they have lost one."""
+    """Returns the first error; the other processes fail later only because they have lost one."""
     first = None if errors.empty() else errors.get()
     if first is not None and foreseen(first) and not isinstance(first, InterruptionError):
         return first

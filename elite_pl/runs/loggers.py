@@ -1,4 +1,4 @@
-"""The loggers of a run, and what it shows in W&B."""
+"""The loggers of a run, and its W&B run: curves, summary, pictures, artifacts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OF_ALL = ("elite_pl.data.digits", "elite_pl.data.torchvision_set")  # data that 
 
 
 def _answers(url: str) -> bool:
-    """Whether an HTTP server answers at `url` in time, whatever it says."""
+    """Returns whether an HTTP server answers at `url` in time, whatever it says."""
     answered = threading.Event()
     unchecked = ssl.create_default_context()  # nothing is sent, so nobody needs to prove who answers
     unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
@@ -162,7 +162,7 @@ def wandb_run(logger: object) -> Any | None:
 def wandb_logger(
     spec: RunSpec, *, project: str, entity: str | None, mode: str | None, upload_data: bool = False
 ) -> WandbLogger:
-    """Starts a W&B run that has nothing to do with any other, in this process or not; end it with `close`.
+    """Starts a W&B run that is independent of any other, in this process or not; end it with `close`.
 
     A run that goes on from `last.ckpt` goes on in its W&B run too, where it is online: of two offline parts of one id
     the later upload would replace the earlier.
@@ -172,7 +172,7 @@ def wandb_logger(
         project: W&B project.
         entity: W&B user or team, None for the user's default.
         mode: See `wandb_mode`.
-        upload_data: Whether samples of one's own may be sent, see `log_samples`.
+        upload_data: Whether the user's own samples may be sent, see `log_samples`.
 
     Returns:
         Lightning's logger; its `experiment` is the W&B run. On other ranks than 0 it logs nothing.
@@ -233,7 +233,7 @@ def wandb_logger(
 
 
 def quiet_settings() -> Any:
-    """Of a W&B run that says nothing, and lets nobody wait for ever."""
+    """Returns the settings of a W&B run that prints nothing and never waits forever."""
     import wandb
 
     return wandb.Settings(
@@ -261,10 +261,10 @@ def log_final(
     Args:
         run: `WandbLogger.experiment`.
         metrics: As for `write_metrics`; what is no number is left out.
-        is_anomaly: The truth of the test part, (n,), or None where nobody knows it.
+        is_anomaly: The truth of the test part, (n,), or None where it is unknown.
         scores: Scores of the test part, (n,).
         suspicion: Of the unlabeled training samples, (m,), or None for a method without a meta-gradient.
-        suspicion_is_anomaly: The truth of those, (m,), or None where nobody knows it.
+        suspicion_is_anomaly: The truth of those, (m,), or None where it is unknown.
         pictures: Files to log as `pictures/NAME`.
     """
     import wandb
@@ -298,7 +298,7 @@ def log_final(
 
 
 def log_samples(run: Any, spec: RunSpec, arrays: Arrays) -> None:
-    """Logs what is made of single samples: the top of `audit.csv` with pictures, and the detector as an artifact.
+    """Logs the files that reveal single samples: the top of `audit.csv` with pictures, and the detector as an artifact.
 
     The detector has the scores of all training samples, and of a table the words in it. So of a person's own data both
     stay here unless `logger.upload_data` says otherwise.

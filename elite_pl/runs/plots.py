@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), told apart by the colour-blind. Black and grey are kept
-# for axes and chance lines; yellow is too pale on paper. Shapes and hatches say it once more, for a print in grey.
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), told apart by the color-blind. Black and gray are kept
+# for axes and chance lines; yellow is too pale on paper. Shapes and hatches say it once more, for a print in gray.
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-_CLASS_STYLE = {  # by class: (colour, hatch)
+_CLASS_STYLE = {  # by class: (color, hatch)
     "normal": (BLUE, ""),
     "anomaly": (VERMILLION, "////"),
     "all": (BLUE, ""),
@@ -76,7 +76,7 @@ def class_histograms(
 
     Args:
         values: Scores, (n,).
-        is_anomaly: The truth, (n,), or None where nobody knows it.
+        is_anomaly: The truth, (n,), or None where it is unknown.
         bins: Number of bins.
 
     Returns:
@@ -138,9 +138,9 @@ def _histogram_plot(
     position, name_of_line = line
     with axes_at(path, 4.4, 2.8) as axes:
         for name, count in counts.items():
-            colour, hatch = _CLASS_STYLE[name]
+            color, hatch = _CLASS_STYLE[name]
             share = 100 * count / max(1, count.sum())
-            look: dict[str, Any] = {"facecolor": (colour, 0.25), "edgecolor": colour, "hatch": hatch, "linewidth": 1.4}
+            look: dict[str, Any] = {"facecolor": (color, 0.25), "edgecolor": color, "hatch": hatch, "linewidth": 1.4}
             axes.stairs(share, edges, fill=True, label=f"{name} (n = {count.sum()})", **look)
         if np.isfinite(position):
             axes.axvline(position, color="0.2", linestyle="--", linewidth=1, label=name_of_line)
@@ -181,11 +181,11 @@ def curves_plot(
         panels.append((labeled_loss, "labeled loss (Eq. 6)", VERMILLION, "s"))
     with figure_at(path, 4.4, 0.6 + 1.7 * len(panels)) as figure:
         column = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-        for axes, (values, label, colour, shape) in zip(column, panels, strict=True):
+        for axes, (values, label, color, shape) in zip(column, panels, strict=True):
             values = np.asarray(values, dtype=np.float64)
             there = np.isfinite(values)
             size = 3.5 if there.sum() <= 40 else 0
-            axes.plot(epoch[there], values[there], color=colour, marker=shape, markersize=size, linewidth=1.6)
+            axes.plot(epoch[there], values[there], color=color, marker=shape, markersize=size, linewidth=1.6)
             axes.set_ylabel(label)
             axes.grid(axis="y", color="0.9", linewidth=0.8)
         if labeled_loss is not None:
@@ -219,7 +219,7 @@ def meta_gradient_plot(
         iteration: (T,), T > 0.
         index: Which sample it is, (T, n).
         minus_meta_gradient: (T, n), NaN where a batch had no more samples.
-        is_anomaly: 1 anomaly, 0 normal, -1 where nobody knows it, (T, n).
+        is_anomaly: 1 anomaly, 0 normal, -1 unknown, (T, n).
     """
     iteration, index, truth = np.asarray(iteration), np.asarray(index), np.asarray(is_anomaly)
     values = np.asarray(minus_meta_gradient, dtype=np.float64)
@@ -239,11 +239,11 @@ def meta_gradient_plot(
     bound = 1.05 * max(float(np.nanmax(np.abs(quantile))) for quantile in quantiles.values()) or 1.0
     edges = np.linspace(-bound, bound, 61)
 
-    def dots_and_line(axes: Axes, found: list[float], colour: str, style: str, label: str) -> None:
+    def dots_and_line(axes: Axes, found: list[float], color: str, style: str, label: str) -> None:
         there = np.isfinite(found)
-        axes.plot(iteration[there], np.asarray(found)[there], ".", color=colour, alpha=0.35, markersize=2.5, mew=0)
+        axes.plot(iteration[there], np.asarray(found)[there], ".", color=color, alpha=0.35, markersize=2.5, mew=0)
         mean = [np.mean(np.asarray(found)[span][there[span]]) if there[span].any() else np.nan for span in spans]
-        axes.plot(middle, mean, color=colour, linestyle=style, linewidth=1.8, label=label)
+        axes.plot(middle, mean, color=color, linestyle=style, linewidth=1.8, label=label)
 
     heights = [2.2, 1.0, 1.0] if {"normal", "anomaly"} <= parts.keys() else [2.2, 1.0]
     with figure_at(path, 6.4, 1.4 + sum(heights)) as figure:
@@ -251,20 +251,20 @@ def meta_gradient_plot(
         (above, beside), (sign, corner), *more = cells
         shown = []
         for name, part in parts.items():
-            (colour, hatch), style = _CLASS_STYLE[name], _LINE_STYLE[name]
-            fill: dict[str, Any] = {"facecolor": (colour, 0.25), "edgecolor": colour, "hatch": hatch}
+            (color, hatch), style = _CLASS_STYLE[name], _LINE_STYLE[name]
+            fill: dict[str, Any] = {"facecolor": (color, 0.25), "edgecolor": color, "hatch": hatch}
             low, lower, median, upper, high = quantiles[name]
             above.fill_between(
-                middle, low, high, facecolor=(colour, 0.12), edgecolor=colour, linestyle=style, linewidth=0.6
+                middle, low, high, facecolor=(color, 0.12), edgecolor=color, linestyle=style, linewidth=0.6
             )
             band = above.fill_between(middle, lower, upper, **fill, linewidth=0)
-            shown += [(band, *above.plot(middle, median, color=colour, linestyle=style, linewidth=2))]
+            shown += [(band, *above.plot(middle, median, color=color, linestyle=style, linewidth=2))]
             count = np.histogram(_per_sample(index[part], values[part]).clip(-bound, bound), edges)[0]
             share = 100 * count / count.sum()
             beside.stairs(share, edges, orientation="horizontal", fill=True, **fill, linewidth=1.2)
             positive = [100 * np.mean(v[p] >= 0) if p.any() else np.nan for v, p in zip(values, part, strict=True)]
             right, label = (positive, "ŷ = +1") if name == "normal" else ([100 - share for share in positive], "ŷ = −1")
-            dots_and_line(sign, right, colour, style, f"{name}, {label}")
+            dots_and_line(sign, right, color, style, f"{name}, {label}")
         for axes in (above, beside):
             axes.axhline(0, color="0.2", linewidth=0.8)
         above.set(ylim=(-bound, bound), ylabel="ŷ·|M| / batch mean of |M|\n(positive = normal)")
@@ -278,23 +278,23 @@ def meta_gradient_plot(
         )
         beside.set(xlim=(0, None), xlabel="share of the class (%)", title="each sample's mean")
         beside.tick_params(labelbottom=True)
-        labelled = [(sign, corner, "share (%)")]
+        labeled = [(sign, corner, "share (%)")]
         for rank, last in more:
             area = [_auroc(*row) for row in zip(values, parts["normal"], parts["anomaly"], strict=True)]
             dots_and_line(rank, area, "0.1", "-", "M as a score")
-            labelled.append((rank, last, "ROC AUC (%)"))
-        for axes, corner, label in labelled:
+            labeled.append((rank, last, "ROC AUC (%)"))
+        for axes, corner, label in labeled:
             axes.set(ylabel=label, ylim=(-4, 104), yticks=[0, 50, 100])
             axes.axhline(50, color="0.6", linewidth=0.8, zorder=0)
             corner.set_axis_off()
             handles = axes.get_legend_handles_labels()
             legend = corner.legend(*handles, loc="center", borderpad=0, handlelength=1.6, handletextpad=0.6)
             legend.set_in_layout(False)  # or the cell would grow to its width
-        labelled[-1][0].set(xlim=(0, iteration[-1]), xlabel="iteration")
+        labeled[-1][0].set(xlim=(0, iteration[-1]), xlabel="iteration")
 
 
 def _auroc(value: NDArray[np.float64], normal: NDArray[np.bool_], anomaly: NDArray[np.bool_]) -> float:
-    """How often a normal sample of a batch (n,) has a larger value than an anomaly, in %; NaN without both."""
+    """The chance that a normal sample of a batch (n,) has a larger value than an anomaly, in %; NaN without both."""
     difference = value[normal][:, None] - value[anomaly]
     return 100 * float(np.mean(difference > 0) + np.mean(difference == 0) / 2) if difference.size else np.nan
 

@@ -57,7 +57,7 @@ class PyodDetector(BaseDetector):
 
         Args:
             X: Samples, as of `EliteDetector.fit`.
-            y: What is known of each, shape (n,): 1 an anomaly, 0 unlabeled; None for nothing.
+            y: The label of each, shape (n,): 1 an anomaly, 0 unlabeled; None if none is labeled.
 
         Returns:
             The detector.

@@ -1,4 +1,4 @@
-"""What a run leaves in its directory, and how a finished one is known again."""
+"""The files of a run directory, and the check that a run is finished."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NUMBERS = ("test/", "audit/", "train/seconds", "train/margin", "data/test", "da
 
 
 def check_metrics(metrics: object) -> dict[str, Any]:
-    """The metrics of a finished run, which anybody may have written.
+    """Checks the metrics of a finished run, which come from an untrusted file.
 
     Args:
         metrics: What `metrics.json` or a line of a file of cells holds.
@@ -53,7 +53,7 @@ def check_metrics(metrics: object) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """What a `metrics.json` holds.
+    """Reads and checks a `metrics.json`.
 
     Raises:
         OSError: If it cannot be read.
@@ -168,7 +168,7 @@ def write_scores(
         path: The file.
         index: (n,).
         score: (n,).
-        is_anomaly: (n,), or None where nobody knows it: the column is then empty.
+        is_anomaly: (n,), or None where it is unknown: the column is then empty.
         ids: What the samples of the test part are called, or None: there is then no column `id` after the index.
     """
     index = _column(index, int, 0)
@@ -189,7 +189,7 @@ def write_audit(
         path: The file.
         index: Index into the training part, (n,).
         audit: What is suspected of them.
-        is_anomaly: The truth, (n,), or None where nobody knows it.
+        is_anomaly: The truth, (n,), or None where it is unknown.
         ids: What the samples of the training part are called, or None: there is then no column `id` after the index.
     """
     suspicion = np.asarray(audit.suspicion, dtype=np.float64)
@@ -200,7 +200,7 @@ def write_audit(
         return _column(None if values is None else np.asarray(values)[order], kind, n)
 
     def named(places: np.ndarray) -> list[Any]:
-        """What labeled samples are called, empty where there is none."""
+        """Returns the names of labeled samples, empty where there is none."""
         return ["" if place < 0 else place if ids is None else ids[place] for place in places[order].tolist()]
 
     table = {
@@ -225,7 +225,7 @@ def write_meta_gradient(
     index: ArrayLike,
     is_anomaly: ArrayLike | None,
 ) -> None:
-    """Writes `meta_gradient.npz`: what the first T steps found in their batches of up to n unlabeled samples.
+    """Writes `meta_gradient.npz`: meta-gradients of the first T steps in their batches of up to n unlabeled samples.
 
     In it: `iteration` (T,), from 1; `index` into the training part, `minus_meta_gradient` -M = ŷ|M| (positive = normal)
     and `is_anomaly`, the truth (1 anomaly, 0 normal, -1 unknown), each (T, n). A batch of fewer than n samples is
@@ -236,7 +236,7 @@ def write_meta_gradient(
         minus_meta_gradient: -M, (steps, n); steps of which nothing is known are left out.
         position: Positions among the unlabeled samples, (steps, n), -1 for none.
         index: Indices of the unlabeled samples into the training part, (N,).
-        is_anomaly: The truth of the unlabeled samples, (N,), or None where nobody knows it.
+        is_anomaly: The truth of the unlabeled samples, (N,), or None where it is unknown.
     """
     position = np.asarray(position)
     known = (position >= 0).any(axis=1)

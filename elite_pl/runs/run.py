@@ -83,7 +83,7 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
 def run_directory(
     spec: RunSpec, detector: BaseDetector, data: PollutedData, trainer: pl.Trainer
 ) -> Iterator[dict[str, Any]]:
-    """Inside, a run has its directory and its logger; the directory goes again if the input turns out to be bad.
+    """Gives a run its directory and its logger during the block; removes the directory if the input proves bad.
 
     Args:
         spec: The run.
@@ -92,7 +92,7 @@ def run_directory(
         trainer: Gets the logger.
 
     Yields:
-        What is known of the run, for `metrics.json`.
+        The facts of the run so far, for `metrics.json`.
     """
     directory = spec.directory
     device = trainer.strategy.root_device if isinstance(detector, Detector) else torch.device("cpu")
@@ -138,7 +138,7 @@ def learn(
 
 
 def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: torch.device) -> dict[str, Any]:
-    """What is known before training: coordinates, counts and environment, for `metrics.json`."""
+    """Returns the facts known before training: coordinates, counts and environment, for `metrics.json`."""
     config, hidden = spec.config, data.anomalous("unlabeled")
     known = data.arrays.labels == "known"
     coordinates = {key: None if known else getattr(config, key) for key in ("pollution", "label_ratio", "n_train")}
@@ -160,7 +160,7 @@ def describe(spec: RunSpec, data: PollutedData, detector: BaseDetector, device: 
 
 
 def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
-    """What is about to be learned from, in lines for a person.
+    """Describes the training data, in lines to print.
 
     Args:
         data: The data.
@@ -188,7 +188,7 @@ def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
 def trained_detector(
     spec: RunSpec, detector: BaseDetector, data: PollutedData, held: CrossFit | None
 ) -> tuple[TrainedDetector, Decision, Tensor]:
-    """What is left of training; it goes to the CPU, and so do the data.
+    """Returns the trained detector with its threshold; moves it and the data to the CPU.
 
     Args:
         spec: The run.

@@ -1,4 +1,4 @@
-"""What a run is: its configuration, and the identity and the directory that follow from it."""
+"""The specification of a run: its configuration, and the identity and directory derived from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elite_pl.runs.identity import config_hash, run_directory
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run that is to be made, or has been.
+    """A run, finished or not.
 
     Attributes:
         config: The checked configuration, as the command has it.

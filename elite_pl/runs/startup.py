@@ -1,4 +1,4 @@
-"""How a process that trains is started: for this and nothing else, so what suits no other program may be done in it."""
+"""Start-up of a training process. It does nothing but train, so settings that suit no other program are fine."""
 
 import ctypes
 import platform

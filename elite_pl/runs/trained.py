@@ -1,4 +1,4 @@
-"""What is left of training: one module that takes raw samples. Torch and NumPy only."""
+"""The trained detector: one module that takes raw samples. Torch and NumPy only."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class TrainedDetector(nn.Module):
 
     @property
     def chunk(self) -> int:
-        """How many samples are scored at a time, as fast as can be, without much memory."""
+        """The number of samples scored at a time: fast, without much memory."""
         return max(1, min(SCORED, NUMBERS // math.prod(self.sample_shape)))
 
     @torch.inference_mode()
@@ -267,7 +267,7 @@ def load(
 def _frozen_features(
     plain: dict[str, Any], samples: SampleFormat, weights: str | os.PathLike[str] | None
 ) -> FrozenFeatures:
-    """What `FrozenFeatures.to_plain` describes, with the weights of a file."""
+    """Rebuilds what `FrozenFeatures.to_plain` describes, with the weights of a file."""
     network = trained_features(plain["library"], plain["model"], plain["image_size"], weights, plain["weights"])
     images = Preprocessing(plain["size"], False, torch.zeros(()), torch.tensor(plain["scale"]))
     return FrozenFeatures(network.float(), images, samples)

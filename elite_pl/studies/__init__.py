@@ -1,1 +1,1 @@
-"""Many runs: the cells of a sweep, what is finished of them, and how they are read again."""
+"""Many runs: the cells of a sweep, skipping those that are finished, and reading them back."""

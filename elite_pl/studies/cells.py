@@ -1,4 +1,4 @@
-"""The cells of a study: what became of each, which of them are finished already, and who runs the others."""
+"""The cells of a study: the outcome of each, which are finished already, and which process runs the others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def first_process() -> bool:
-    """Whether this is the first process of a run, or its only one: torchrun and SLURM start one for each device.
+    """Returns whether this is the first or only process of a run: torchrun and SLURM start one for each device.
 
     Raises:
         InputError: If the environment numbers the processes otherwise than they do.

@@ -1,4 +1,4 @@
-"""Whether a finished run is of the data set that lies here now. The hash of a run does not see torchvision's files."""
+"""Compares a finished run's data set with the one that is here now: its hash does not cover torchvision's files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def of_other_data(spec: RunSpec, metrics: Mapping[str, Any]) -> str:
         metrics: Those of the finished run.
 
     Returns:
-        The place of the files with both fingerprints; nothing if they are the same, or nobody knows.
+        The place of the files with both fingerprints; nothing if they are the same, or it is unknown.
 
     Raises:
         InputError: If the files at hand are damaged.

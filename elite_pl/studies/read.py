@@ -17,7 +17,7 @@ import yaml
 
 from elite_pl.errors import InputError, one_line
 from elite_pl.files import MOST, atomic_write, parse_json, read_text
-from elite_pl.runs.identity import BOOKKEEPING
+from elite_pl.runs.identity import BEFORE, BOOKKEEPING
 from elite_pl.runs.results import AUROC, check_metrics, read_metrics
 
 if TYPE_CHECKING:
@@ -77,8 +77,12 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The part of the config that makes it this run and no other, but for what is averaged over."""
-        return {k: v for k, v in self.config.items() if not k.startswith(IGNORED) and k not in REPEATS}
+        """The part of the config that makes it this run and no other, but for what is averaged over.
+
+        A key that is as `BEFORE` is left out: older runs do not have it.
+        """
+        own = {k: v for k, v in self.config.items() if not k.startswith(IGNORED) and k not in REPEATS}
+        return {k: v for k, v in own.items() if k not in BEFORE or v != BEFORE[k]}
 
     @cached_property
     def history(self) -> dict[str, list[tuple[int, float]]]:
@@ -125,7 +129,7 @@ def _parse_yaml(text: str) -> dict[Any, Any]:
 
 
 def printable(text: str) -> str:
-    """A text on one line: what cannot be seen is a space."""
+    """Returns a text on one line, with unprintable characters as spaces."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
@@ -288,7 +292,7 @@ def check_cells(runs: Sequence[Run], keys: Sequence[str]) -> None:
 
 
 def values_of(runs: Iterable[Run], key: str) -> list[Any]:
-    """The values that a key takes, numbers in their order, then the others by name; studies and commits as given."""
+    """The values of a key: numbers in order, then the others by name; studies and commits as they appear."""
     found = list({str(run[key]): run[key] for run in runs}.values())
     if key in ORIGIN:
         return found
@@ -368,6 +372,6 @@ def data_frame(*studies: str | Path, keep_copies: bool = False) -> pandas.DataFr
 
 
 def counted(values: Iterable[Any], text: Callable[[Any], str] = str) -> str:
-    """Values with how often each is found, the most frequent first: `2.15.0 (290), 2.14.0 (10)`."""
+    """Values with the number of times each occurs, the most frequent first: `2.15.0 (290), 2.14.0 (10)`."""
     found = Counter(map(text, values)).most_common()
     return found[0][0] if len(found) == 1 else ", ".join(f"{value} ({count})" for value, count in found)

@@ -23,7 +23,7 @@ OWN = ("metrics.json", "config.yaml", "failed.json", "last.ckpt")  # files of a 
 
 
 class Finished(NamedTuple):
-    """A finished run: what its `metrics.json` holds, and the run directory or file of cells that it was found in."""
+    """A finished run: what its `metrics.json` holds, and the run directory or file of cells that holds it."""
 
     metrics: dict[str, Any]
     place: Path

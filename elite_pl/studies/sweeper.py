@@ -49,7 +49,7 @@ class Cell:
         name: Those that are not the same in all cells.
         directory: Its run directory.
         hash: The hash of its configuration.
-        row: What it has in common with the cells that it is averaged with: all but normal class and seed.
+        row: Its settings but normal class and seed, over which it is averaged.
         outcome: None as long as it is to be run.
     """
 
@@ -90,7 +90,7 @@ class Sweep(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Cell]:
-        """Runs the cells, whatever becomes of any of them, and says at the end what did.
+        """Runs the cells, even if some fail, and reports the outcomes at the end.
 
         Args:
             arguments: The overrides that were typed.
@@ -225,7 +225,7 @@ class Sweep(Sweeper):
                 self.settle(cell, returned if isinstance(returned, Outcome) else failure)
 
     def is_left(self, cell: Cell) -> bool:
-        """Whether another process was at work on a cell, and has gone before it was finished."""
+        """Returns whether another process was at work on a cell, and has gone before it was finished."""
         if cell.outcome is None or cell.outcome.state != "elsewhere":
             return False
         with claim(cell.directory) as ours:
@@ -250,7 +250,7 @@ class Sweep(Sweeper):
                 self.settle(cell, Outcome("run", str(cell.directory), metrics))
 
     def settle(self, cell: Cell, outcome: Outcome) -> None:
-        """Notes what became of a cell, and prints it unless that was done before."""
+        """Records the outcome of a cell, and prints it once."""
         known_before = cell.outcome is not None
         cell.outcome = outcome
         if not known_before:
@@ -263,7 +263,7 @@ class Sweep(Sweeper):
             print_result(cell.outcome)
 
     def tell(self, cell: Cell) -> None:
-        """Says on one line how far the study has come."""
+        """Reports the progress of the study on one line."""
         outcome = cell.outcome
         assert outcome is not None
         done = sum(other.outcome is not None for other in self.cells)
@@ -292,7 +292,7 @@ class Sweep(Sweeper):
         log.info("%s of %d  %s: %s", f"{done:{len(str(count))}}", count, cell.name or cell.directory.name, words)
 
     def summarize(self) -> None:
-        """Says what became of the study, and why where that is not what was asked for."""
+        """Reports the outcome of the study, with the reasons for cells that were not run or failed."""
         words = {
             "run": "run",
             "before": "done already",
@@ -328,7 +328,7 @@ def register(codes: list[int]) -> None:
 
 
 def in_sweep() -> bool:
-    """Whether the run at hand is a cell of a `Sweep`, led by this process or another."""
+    """Returns whether the run at hand is a cell of a `Sweep`, led by this process or another."""
     hydra = HydraConfig.get()
     return hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ == BASIC
 

@@ -14,7 +14,7 @@ N, M, LEARNING_RATE = 12, 6, 0.05
 
 
 class Residual(nn.Module):
-    """Affine batch normalisation, a skip connection, global pooling."""
+    """Affine batch normalization, a skip connection, global pooling."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Eq. 4, margin, center and Deep SAD's loss on numbers one can check by hand; batch normalisation's bookkeeping."""
+"""Eq. 4, margin, center and Deep SAD's loss on numbers one can check by hand; batch normalization's bookkeeping."""
 
 import pytest
 import torch

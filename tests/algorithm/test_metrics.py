@@ -13,7 +13,7 @@ SCORES = {
     "huge": lambda rng, n: 1e6 + rng.normal(size=n),
     "beyond float32": lambda rng, n: rng.normal(size=n) * 1e300,
     "tiny spacing": lambda rng, n: rng.integers(0, 50, n) * 1e-30,
-    "neighbouring floats": lambda rng, n: 1 + rng.integers(0, 9, n) * np.finfo(float).eps,
+    "neighboring floats": lambda rng, n: 1 + rng.integers(0, 9, n) * np.finfo(float).eps,
     "negative, with both zeros": lambda rng, n: rng.choice([-1.0, -0.0, 0.0, 2.0], n),
     "constant": lambda rng, n: np.full(n, 7.0),
 }

@@ -197,7 +197,7 @@ def test_gray_images_have_one_channel(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".ppm"])
-def test_colour_images_have_three(tmp_path, suffix):
+def test_color_images_have_three(tmp_path, suffix):
     np.testing.assert_array_equal(one(tmp_path / "a", suffix, Image.fromarray(COLOR)), COLOR)
 
 

@@ -26,7 +26,7 @@ def test_images_are_resized_as_pillow_does(size):
     assert np.abs(ours.numpy().astype(int) - pillow.astype(int)).max() <= 1, "of 255, by rounding"
 
 
-def test_contrast_is_normalised_image_by_image_and_scaled_by_the_training_samples_alone():
+def test_contrast_is_normalized_image_by_image_and_scaled_by_the_training_samples_alone():
     training, other = PIXELS[:15], PIXELS[15:]
     made = preprocessing(training, None, "gcn")
     x = training.reshape(15, -1).astype(float)
@@ -41,7 +41,7 @@ def test_contrast_is_normalised_image_by_image_and_scaled_by_the_training_sample
     assert seen(made, np.full((1, 1, 28, 28), 7, dtype=np.uint8)).isfinite().all()
 
 
-def test_vectors_are_standardised_wherever_they_lie_and_pixels_are_not():
+def test_vectors_are_standardized_wherever_they_lie_and_pixels_are_not():
     x = np.random.default_rng(0).random((30, 4)).astype(np.float32)
     x[:, 2] = 0.5
     found = seen(preprocessing(x, None, "standard"), x)

@@ -248,3 +248,32 @@ def test_every_sample_is_held_out_once(parts):
         labeled += held.labeled.tolist()
         unlabeled += held.unlabeled.tolist()
     assert sorted(labeled) == sorted(split.labeled) and sorted(unlabeled) == sorted(split.unlabeled)
+
+
+@pytest.mark.parametrize("labeled_from", ["inside", "outside"])
+def test_labeled_anomalies_of_some_classes_leave_the_others_to_be_found(labeled_from):
+    options = {"labeled_anomaly_classes": [2, 3], "labeled_from": labeled_from}
+    split, more = draw(label_ratio=0.05, **options), draw(label_ratio=0.07, **options)
+    assert set(Y_TRAIN[split.labeled[split.labeled_y < 0]]) == {2, 3}
+    assert {1, 4} <= set(Y_TRAIN[split.unlabeled])
+    assert not {*split.labeled} & {*split.unlabeled}
+    assert {*split.labeled} <= {*more.labeled}
+    assert everything(draw(labeled_anomaly_classes=[1, 2, 3, 4], labeled_from=labeled_from)) == everything(
+        draw(labeled_from=labeled_from)
+    )
+
+
+def test_too_few_labeled_anomalies_of_some_classes_are_refused():
+    with pytest.raises(
+        ValueError, match=r"labeled_anomaly_classes=\[2\]: label_ratio=0.2 asks for 20 .* there are \d$"
+    ):
+        draw(labeled_anomaly_classes=[2], label_ratio=0.2)
+
+
+@pytest.mark.parametrize(("noise", "wrong"), [(0.0, 0), (0.1, 2), (0.12, 2), (0.13, 3), (1.0, 20)])
+def test_label_noise_turns_so_many_labels_round_and_changes_nothing_else(noise, wrong):
+    clean, noisy = draw(), draw(label_noise=noise)
+    assert np.count_nonzero(noisy.labeled_y != clean.labeled_y) == wrong
+    assert [x.tolist() for x in (noisy.unlabeled, noisy.labeled, noisy.test)] == [
+        x.tolist() for x in (clean.unlabeled, clean.labeled, clean.test)
+    ]

@@ -1,4 +1,4 @@
-"""A table of one's own for the tests."""
+"""A user's own table for the tests."""
 
 from pathlib import Path
 

@@ -64,7 +64,7 @@ def test_the_network_sees_what_is_on_a_photograph(name, classes):
     network = efficientnet.EfficientNetLite0().eval()
     network.load_state_dict(efficientnet.renamed(torch.load(PACKAGED, weights_only=True)))
     photograph = torch.as_tensor(load_sample_image(name).copy()).permute(2, 0, 1)[None, :, :, 106:533] / 255
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in efficientnet.NORMALISATION)
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in efficientnet.NORMALIZATION)
     with torch.no_grad():
         resized = nn.functional.interpolate(photograph, size=(224, 224), mode="bilinear", antialias=True)
         logits = network((resized - mean) / deviation)[0]

@@ -75,6 +75,7 @@ def trained(command, *arguments: str) -> Path:
 # ------------------------------------------------------------------------------------------------------------- studies
 
 
+@pytest.mark.usefixtures("rendered")
 def test_of_digits_the_truth_is_known(command, shown):
     run = trained(command)
     code, out = shown(run)

@@ -85,6 +85,7 @@ def two_methods(study):
     return place
 
 
+@pytest.mark.usefixtures("rendered")
 def test_means_deviations_and_paired_differences(capfd, two_methods):
     out = shown(capfd, two_methods, "--columns", "normal_class")
     assert cells(out) == [
@@ -163,7 +164,7 @@ def test_errors(capfd, study, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no finished run" in refused(capfd, tmp_path / "empty")
     place = study(0.9)
-    assert "colour" in refused(capfd, place, "--rows", "colour,method")
+    assert "color" in refused(capfd, place, "--rows", "color,method")
     assert "--help" in refused(capfd)
     (place / "half").mkdir()
     (place / "half" / "metrics.json").write_text('{"test/auroc": 0.')
@@ -263,6 +264,7 @@ def test_what_moves_along_an_axis_is_said(capfd, sweep, study, tmp_path):
     assert "Along" not in shown(capfd, study(0.9, directory=tmp_path / "steady", pollution=0.5))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_scale_of_the_meta_gradient_is_an_axis(capfd, study):
     for scale in (1, 10, 100):
         for normal_class in "03":
@@ -292,6 +294,7 @@ def test_failed_and_missing_cells_are_listed(capfd, study):
     assert "score is &lt;nan&gt;" in text and "2 (seed 1)" in text and "1 (seed 0)" not in text
 
 
+@pytest.mark.usefixtures("rendered")
 def test_curves_over_the_epochs(capfd, study):
     place = study(0.9)
     shown(capfd, place)
@@ -329,7 +332,7 @@ def test_a_data_frame_needs_pandas_and_says_so(monkeypatch):
 def test_pictures_can_be_told_apart():
     looks = [figures.series(i) for i in range(24)]
     assert len({(marker, face == "white") for _, marker, face, _ in looks}) == 24
-    assert len({(colour, dashes) for colour, _, _, dashes in looks}) == 24
+    assert len({(color, dashes) for color, _, _, dashes in looks}) == 24
 
 
 def test_help_and_reading_need_no_heavy_library():

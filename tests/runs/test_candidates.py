@@ -8,6 +8,7 @@ import torch
 
 import elite_pl
 from elite_pl.methods.auto import Auto, Candidate
+from elite_pl.runs import crossfit
 
 SHORT = [
     "method.candidates.vectors.extra_trees.method.trees=10",
@@ -39,6 +40,20 @@ def test_the_mean_of_the_candidates_is_saved_and_read_back(table, tmp_path, capl
     assert np.median(detector.score(x)[truth]) > np.quantile(detector.score(x)[~truth], 0.9)
     detector.save(tmp_path / "detector.pt")
     np.testing.assert_array_equal(elite_pl.load(tmp_path / "detector.pt").score(x), detector.score(x))
+
+
+def test_networks_that_are_trained_together_are_those_of_one_by_one(table, monkeypatch):
+    x, y = table
+    y = y.copy()
+    y[10:13] = 1  # so that the parts differ in their numbers
+    exact = [*SHORT, "method.folds.vectors=3", "trainer.precision=64"]
+    exact += [f"~method.candidates.vectors.{name}" for name in ("label_spreading", "logistic_regression")]
+    together = elite_pl.fit(x, y, overrides=exact)
+    monkeypatch.setattr(crossfit, "why_not", lambda *_: "for this test")
+    alone = elite_pl.fit(x, y, overrides=exact)
+    np.testing.assert_allclose(together.score(x), alone.score(x), rtol=1e-9)
+    np.testing.assert_allclose(together.model.weight, alone.model.weight, rtol=1e-9)
+    assert together.threshold == pytest.approx(alone.threshold, rel=1e-9)
 
 
 @pytest.mark.parametrize("labels", [[], [1], [-1]])

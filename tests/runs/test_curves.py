@@ -92,6 +92,7 @@ def test_the_recording_is_algorithm_1_at_every_step(command, monkeypatch):
         assert (recording["is_anomaly"][i, n:] == -1).all()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_how_much_is_recorded_changes_nothing_else(command):
     directories = {
         number: command(*SHORT, f"method.record_iterations={number}", f"output_dir=of{number}").directory
@@ -152,6 +153,7 @@ def test_a_bad_length_is_refused(command):
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.usefixtures("rendered")
 @pytest.mark.parametrize("steps, truth, scale", [(70, [0, 1], 1e-12), (1, [1], 1.0), (70, [-1], 1.0), (1, [0, 1], 0.0)])
 def test_any_recording_is_drawn(tmp_path, steps, truth, scale):
     generator = np.random.default_rng(0)
@@ -164,6 +166,7 @@ def test_any_recording_is_drawn(tmp_path, steps, truth, scale):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("rendered")
 def test_gaps_in_a_curve_are_left_out(tmp_path):
     plots.curves_plot(tmp_path / "a.png", [1, 2, 3], [np.nan, 0.9, np.nan], [0.1, 0.2, 0.1])
     plots.curves_plot(tmp_path / "b.png", [1, 2], [np.nan, np.nan], None)

@@ -124,7 +124,7 @@ def linear(sample_shape, outputs):
 
 
 class Squared(Hypersphere):
-    """A score of one's own."""
+    """A user's own score."""
 
     def forward(self, sample):
         return super().forward(sample) ** 2

@@ -12,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 from elite_pl.report import figures
 from elite_pl.runs import plots
 
+pytestmark = pytest.mark.usefixtures("rendered")
+
 
 def test_roc_curve_has_the_area_that_scikit_learn_finds() -> None:
     generator = np.random.default_rng(0)

@@ -1,1 +1,1 @@
-"""Where arrays come from. A source returns all that it has, as `Arrays`; who is normal or labeled is decided later."""
+"""Data sources. A source returns all its samples as `Arrays`; the split decides later which are normal or labeled."""

@@ -1,4 +1,4 @@
-"""Data that a package brings along: nothing is downloaded."""
+"""Data sets that come with a package: nothing is downloaded."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from elite_pl.data.splits import stratified
 
 
 def digits() -> Arrays:
-    """Load scikit-learn's 1,797 real handwritten 8x8 digits as (n, 64) vectors in [0, 1]; no download.
+    """Loads scikit-learn's 1,797 real handwritten 8x8 digits as (n, 64) vectors in [0, 1]; no download.
 
     A fixed stratified 30 % is the test part, whatever the seed of a run.
     Source: https://archive.ics.uci.edu/dataset/80 (the UCI test part), via `sklearn.datasets.load_digits`.

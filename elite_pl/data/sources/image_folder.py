@@ -1,4 +1,4 @@
-"""Images in folders of one's own, whose names say what they are."""
+"""A user's own images, in folders whose names are their labels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, make_arrays
 from elite_pl.data.preprocessing import Size
-from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, relabeled, some
 from elite_pl.data.sources.images import SUFFIXES, decoded, explained, image_names
+from elite_pl.data.sources.user_data import Fraction, Labels, check_known, existing, relabeled, some
 from elite_pl.data.splits import ANOMALY, NORMAL, UNLABELED, stratified
 from elite_pl.errors import InputError, input_errors
 
@@ -48,10 +48,10 @@ def image_folder(
     Args:
         path: Of the folder.
         labels: "known" or "classes".
-        labels_file: A CSV file with columns path (relative to the folder) and label, see `given.relabeled`; or None.
+        labels_file: A CSV file with columns path (relative to the folder) and label, see `user_data.relabeled`.
         size: Pixels of the sides that images are resized to. None: they stay as they are if all have one size of at
             most `SIZE` pixels a side, else `SIZE`.
-        channels: 1 for gray, 3 for colour; "auto": 1 if all files are stored in gray.
+        channels: 1 for gray, 3 for color; "auto": 1 if all files are stored in gray.
         skip_broken: Whether to go on without images that cannot be read.
         test_fraction: Share of each class of `train/` that is put aside where there is no `test/`.
         cache: Folder for the decoded images, which are made once for the same files.

@@ -1,4 +1,4 @@
-"""How image files become pixels: which files, what is in them, and where the decoded ones are kept."""
+"""Reads image files: finds them, decodes them into pixels, and caches the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from elite_pl.data.sources.given import some
+from elite_pl.data.sources.user_data import some
 from elite_pl.errors import one_line
 from elite_pl.files import atomic_write, prune, write_json
 from elite_pl.progress import Estimate
@@ -112,7 +112,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
     Args:
         path: Of the file.
-        shape: (channels, height, width) of the result; 1 channel for gray, 3 for colour.
+        shape: (channels, height, width) of the result; 1 channel for gray, 3 for color.
 
     Returns:
         Pixels, uint8, of this shape.
@@ -218,7 +218,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """An image without transparency, in a mode of 8 bits a channel.
 
     Raises:
-        ValueError: If it holds numbers of which nobody knows what is black and what is white.
+        ValueError: If it holds numbers whose black and white levels are unknown.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Arrays of one's own in .npy files, which stay there and are read by index."""
+"""A user's own .npy files, which stay on disk and are read by index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, channels_last, check_finite, make_arrays, to_labels, to_samples
 from elite_pl.data.rows import Rows
-from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known, relabeled
+from elite_pl.data.sources.user_data import Fraction, Labels, check_known, existing, known, relabeled
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
@@ -39,7 +39,7 @@ def npy(
         test_fraction: With labels="classes" and no `test_path`: share of each class that is put aside for the test.
             Both parts are then copied into memory.
         labels_file: With labels="known": a CSV file with columns index and label that changes labels of the training
-            part, see `given.relabeled`; None for none.
+            part, see `user_data.relabeled`; None for none.
 
     Returns:
         The arrays, named after the file.

@@ -1,4 +1,4 @@
-"""npz files of one's own."""
+"""A user's own npz files."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from pathlib import Path
 import numpy as np
 
 from elite_pl.data.arrays import Arrays, check_finite, make_arrays, to_labels, to_samples
-from elite_pl.data.sources.given import relabeled
+from elite_pl.data.sources.user_data import relabeled
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
 
 def npz(path: str, labels: str, test_fraction: float, labels_file: str | None = None) -> Arrays:
-    """Load a data set of one's own: `x_train y_train x_test y_test`, or `x y` alone, and optionally `classes` (names).
+    """Loads a user's own data set: `x_train y_train x_test y_test`, or `x y` alone, and optionally `classes` (names).
 
     Vectors are (n, D) of any real type, taken as float32 as they are. Images are (n, H, W), (n, H, W, C) or
     (n, C, H, W) with C 1 or 3: integers in 0..255, or floats in [0, 1]. Class labels are integers or strings; strings
     become names.
 
     Args:
-        path: of the file.
+        path: Of the file.
         labels: "classes": `y` holds classes, one of which will be normal; "known": +1 normal, -1 anomaly, 0 unlabeled.
-        test_fraction: share of each class that `x y` alone puts aside for the test, with a fixed seed. With
+        test_fraction: Share of each class that `x y` alone puts aside for the test, with a fixed seed. With
             labels="known" nothing is put aside: `x y` is the training part, and a test part is optional.
         labels_file: With labels="known": a CSV file with columns index and label that changes labels of the training
-            part, see `given.relabeled`; None for none.
+            part, see `user_data.relabeled`; None for none.
 
     Returns:
         The arrays, named after the file.
 
     Raises:
-        InputError: the file or an array in it is not as described.
+        InputError: The file or an array in it is not as described.
     """
     if labels not in ("classes", "known"):
         raise InputError(f"dataset.labels={labels}: unknown; classes (class ids or names) or known (1, -1, 0)")
@@ -53,18 +53,18 @@ def read_npz(
     key: str = "dataset.path",
     labels_file: str | None = None,
 ) -> Arrays:
-    """Read, check and convert the arrays of `npz`.
+    """Reads, checks and converts the arrays of `npz`.
 
     Args:
-        path: of the file.
-        name: of the data set.
-        labels: as of `npz`.
-        test_fraction: as of `npz`.
-        key: the key that names the file, for messages.
-        labels_file: as of `npz`.
+        path: Of the file.
+        name: Of the data set.
+        labels: As of `npz`.
+        test_fraction: As of `npz`.
+        key: The key that names the file, for messages.
+        labels_file: As of `npz`.
 
     Raises:
-        InputError: as `npz`.
+        InputError: As `npz`.
     """
     with input_errors(f"{key}={path}"), _Reader(path) as reader:
         parted = reader.has("x_train") or reader.has("y_train") or not (reader.has("x") or reader.has("y"))
@@ -133,7 +133,7 @@ class _Reader:
     def part(
         self, x_key: str, y_key: str, may_be_empty: bool = False
     ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-        """Read samples and labels of one part, and the shape in which a sample came."""
+        """Reads samples and labels of the training or test part, and the shape in which a sample came."""
         x, y = self.read(x_key), to_labels(y_key, self.read(y_key))
         if x.ndim == 0 or len(x) != len(y):
             raise ValueError(f"{x_key} has shape {x.shape} and {y_key} {y.shape}; one label a sample is right")

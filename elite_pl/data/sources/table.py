@@ -1,4 +1,4 @@
-"""Tables of one's own, CSV or Parquet, by polars."""
+"""A user's own tables, CSV or Parquet, read by polars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from elite_pl.annotations import at_least, checked
 from elite_pl.data.arrays import Arrays, make_arrays
 from elite_pl.data.encoding import Coded, Encoding, Words
-from elite_pl.data.sources.given import Fraction, Labels, check_known, existing, known, relabeled, some
+from elite_pl.data.sources.user_data import Fraction, Labels, check_known, existing, known, relabeled, some
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors
 
@@ -57,7 +57,7 @@ def table(
         id_column: The column that names the rows; None for none.
         drop_columns: Columns that are not to be learned from.
         labels_file: A CSV file with columns id (index without an id column) and label that changes labels, see
-            `given.relabeled`; None for none.
+            `user_data.relabeled`; None for none.
         max_categories: How many words of a column get a feature of their own.
         test_fraction: With labels="classes" and no `test_path`: share of each class that is put aside for the test.
 
@@ -174,7 +174,7 @@ def table_file(path: str) -> tuple[Path, bool]:
 
 @contextmanager
 def parquet_errors() -> Iterator[None]:
-    """Inside, a file that polars cannot read is a ValueError."""
+    """Turns errors of polars about a file in the block into a `ValueError`."""
     import polars as pl
 
     try:
@@ -215,7 +215,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
 
 
 def csv_header(path: Path) -> tuple[str, list[str]]:
-    """What separates the values of a CSV file, and the names of its columns.
+    """Returns the separator of a CSV file and the names of its columns.
 
     Raises:
         ValueError: If it has none.
@@ -265,7 +265,7 @@ def check_lines(lines: Iterable[str], separator: str, width: int, before: int = 
 
 
 def first_line(error: Exception) -> str:
-    """What polars says before its page of advice."""
+    """Returns the first line of an error of polars, without the advice that follows."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -292,7 +292,7 @@ def texts(frame: pl.DataFrame, name: str, key: str) -> list[str | None]:
 
 
 def row_ids(frame: pl.DataFrame, id_column: str) -> list[str]:
-    """What the rows of a table are called; arguments and errors as of `texts`."""
+    """Returns the ids of the rows of a table; arguments and errors as of `texts`."""
     return [text or "" for text in texts(frame, id_column, "id_column")]
 
 
@@ -318,7 +318,7 @@ def columns_of(frame: pl.DataFrame, kinds: Mapping[str, str] | None = None) -> d
             numbers, or dates in the order of ISO 8601, if all of it is.
 
     Raises:
-        ValueError: If a column does not hold what it should, or what nobody can learn from.
+        ValueError: If a column does not hold what it should, or nothing that can be learned from.
     """
     if kinds is None:
         return {name: _column(frame[name], None) for name in frame.columns}
@@ -401,7 +401,7 @@ def _dates(text: pl.Series) -> pl.Series:
 
 
 def _doubts(frame: pl.DataFrame, encoding: Encoding) -> list[str]:
-    """What a person may want to look at: columns of which much is lost, or which are perhaps meant otherwise."""
+    """Notes for the user on columns that lose much in the encoding, or are perhaps meant otherwise."""
     import polars as pl
 
     notes = []

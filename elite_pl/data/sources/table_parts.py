@@ -144,7 +144,7 @@ class _Csv(TableParts):
                 yield rest
 
     def _height(self, block: bytes) -> int:
-        """How many rows a block has."""
+        """Counts the rows of a block."""
         import polars as pl
 
         try:
@@ -169,7 +169,7 @@ class _Csv(TableParts):
         return part
 
     def _told(self, error: Exception, block: bytes, lines: int = 0) -> ValueError:
-        """What is wrong with a block that polars cannot read."""
+        """Makes an error that says why polars cannot read a block."""
         if "utf-8" in str(error):
             return ValueError(NOT_UTF8)
         self._check_lines(block, lines)

@@ -29,20 +29,20 @@ _SHAPES = {"MNIST": (1, 28, 28), "FashionMNIST": (1, 28, 28), "CIFAR10": (3, 32,
 
 
 def torchvision_set(name: str, root: str) -> Arrays:
-    """Load MNIST, Fashion-MNIST or CIFAR-10 from local files, else download them into `root`.
+    """Loads MNIST, Fashion-MNIST or CIFAR-10 from local files, else downloads them into `root`.
 
     For CIFAR-10, `root/cifar10.npz` (`x_train` (50000, 32, 32, 3) uint8, `y_train`, `x_test`, `y_test`, optional
     `classes`) is taken when the official files are not there; it is recorded as "cifar10-npz": its pixels may differ.
 
     Args:
         name: "MNIST", "FashionMNIST" or "CIFAR10".
-        root: folder of the data sets, in torchvision's layout (`root/MNIST/raw/...`).
+        root: Folder of the data sets, in torchvision's layout (`root/MNIST/raw/...`).
 
     Returns:
         uint8 images, (n, 1, 28, 28) or (n, 3, 32, 32), with the official test part.
 
     Raises:
-        InputError: no files and no download, or damaged files; the message says which files to put where.
+        InputError: No files and no download, or damaged files; the message says which files to put where.
     """
     if name not in _SHORT:
         raise InputError(f"dataset.name={name}: unknown torchvision set; one of {', '.join(_SHORT)}")
@@ -75,7 +75,7 @@ def torchvision_set(name: str, root: str) -> Arrays:
 
 
 def _where(name: str, folder: Path) -> Path:
-    """Where the official files of a set are looked for."""
+    """Returns the folder in which the official files of a data set are expected."""
     return folder / "cifar-10-batches-py" if name == "CIFAR10" else folder / name / "raw"
 
 
@@ -93,7 +93,7 @@ def copy_of(name: str, root: str) -> Path | None:
 
 
 def _read_torchvision(name: str, root: Path) -> Arrays:
-    """Read local files only."""
+    """Reads local files only."""
     from torchvision import datasets
 
     make = getattr(datasets, name)
@@ -124,7 +124,7 @@ def _checked(name: str, arrays: Arrays) -> Arrays:
 
 
 def _download(name: str, root: Path) -> None:
-    """Bring the official files into `root`, one complete file at a time; leave no trace of an attempt that failed."""
+    """Downloads the official files into `root`, one complete file at a time; a failed attempt leaves no trace."""
     from torchvision import datasets
 
     make = getattr(datasets, name)
@@ -161,10 +161,10 @@ def _download(name: str, root: Path) -> None:
 
 
 def _reach(urls: list[str]) -> None:
-    """Raise ConnectionError within seconds unless one of the servers answers.
+    """Raises ConnectionError within seconds unless one of the servers answers.
 
     Timeouts of sockets do not bound the look-up of a name, and count anew for every address and mirror; hence threads
-    that nobody waits for.
+    that are left behind.
     """
     answered, failed = threading.Event(), []
 
@@ -186,7 +186,7 @@ def _reach(urls: list[str]) -> None:
 
 
 def _cifar10_npz(path: Path) -> Arrays:
-    """Read the npz variant of CIFAR-10."""
+    """Reads the npz variant of CIFAR-10."""
     arrays = read_npz(path, "cifar10-npz", "classes", 0.3, key="dataset.root")
     with input_errors(f"dataset.root={path}"):
         return _checked("CIFAR10", arrays)

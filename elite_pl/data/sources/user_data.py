@@ -1,4 +1,4 @@
-"""What the sources of a person's own data share: files that are there, labels in words, and a file of labels."""
+"""Shared by the sources for a user's own data: checks of paths, labels in words, and files of labels."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def existing(path: str, right: str, folder: bool = False) -> Path:
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """A few of many names, for a message."""
+    """Lists a few of many names, for a message."""
     shown = [name if len(name) <= 80 else f"{name[:79]}…" for name in names[:limit]]
     return ", ".join(shown) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
