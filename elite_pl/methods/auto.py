@@ -1,12 +1,13 @@
 """The recommended method: several methods together, weighted by what cross-fitted labels say of each."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from elite_pl.annotations import Positive, at_least, checked
+from elite_pl.annotations import at_least, checked
 from elite_pl.methods.base import BaseDetector
 from elite_pl.models.mixture import Member, Mixture
 
@@ -35,9 +36,9 @@ class Auto(BaseDetector):
     """A weighted mean of the standardized scores of several methods, the candidates for a kind of data.
 
     The weight of a candidate is `prior * exp((A - A_best) / temperature)`, with the ROC AUC A of labeled samples that
-    it was not trained on. With 20 labels A is known to some points only: at the default temperature a candidate that
-    looks 10 points worse than the best counts a seventh of it. Where there are too few labels to hold some out, the
-    priors decide.
+    it was not trained on. With 20 labels A is known to some points only: at a temperature of 0.05 a candidate that
+    looks 10 points worse than the best counts a seventh of it, at 0.2 three fifths. Where there are too few labels to
+    hold some out, the priors decide.
 
     `elite_pl.runs.candidates` trains the candidates, each as a run of its own would be.
 
@@ -49,7 +50,7 @@ class Auto(BaseDetector):
             those of `vectors_unlabeled` and so on take their place.
         folds: By kind of data: parts of the labeled samples that are held out in turn; 0: the priors decide.
         fewest: Labeled samples of each kind below which nothing is held out.
-        temperature: See above.
+        temperature: By kind of data: see above.
         optimizer: Not used, as of `ShallowDetector`.
     """
 
@@ -63,27 +64,29 @@ class Auto(BaseDetector):
         candidates: dict[str, Any],
         folds: dict[str, Any],
         fewest: Annotated[int, at_least(2)],
-        temperature: Positive,
+        temperature: dict[str, Any],
         optimizer: Any = None,
     ) -> None:
         super().__init__()
+        if not all(0 < value < math.inf for value in temperature.values()):
+            raise ValueError(f"temperature={temperature}: must be a positive number for each kind of data")
         self.name, self.candidates = name, candidates
         self.folds, self.fewest, self.temperature = folds, fewest, temperature
         self.score = Mixture([])
         self.found: dict[str, float] = {}
 
-    def weights(self, candidates: list[Candidate]) -> list[float]:
-        """The weights of candidates in the mean, with sum 1."""
+    def weights(self, candidates: list[Candidate], kind: str) -> list[float]:
+        """The weights of candidates for a kind of data in the mean, with sum 1."""
         best = max(found.auroc[0] for found in candidates if found.auroc) if candidates[0].auroc else 0.0
         logits = [
-            torch.tensor(found.prior).log() + (found.auroc[0] - best if found.auroc else 0.0) / self.temperature
+            torch.tensor(found.prior).log() + (found.auroc[0] - best if found.auroc else 0.0) / self.temperature[kind]
             for found in candidates
         ]
         return torch.stack(logits).double().softmax(0).tolist()
 
-    def combine(self, candidates: list[Candidate]) -> list[float]:
-        """Makes the score from trained candidates, and returns their weights."""
-        weights = self.weights(candidates)
+    def combine(self, candidates: list[Candidate], kind: str) -> list[float]:
+        """Makes the score from trained candidates for a kind of data, and returns their weights."""
+        weights = self.weights(candidates, kind)
         scores = torch.cat([found.unlabeled for found in candidates])
         self.score = Mixture([score for found in candidates for score in found.scores])
         each = []  # seed

@@ -74,7 +74,7 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         found = Candidate(name, prior, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
-    weights = auto.combine(candidates)
+    weights = auto.combine(candidates, kind_of(data))
     log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
     return together(auto, candidates, held) if held else None
 
@@ -90,7 +90,7 @@ def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> C
     """Combines the cross-fitted shares of the candidates by their weights in the mean.
 
     A share becomes the score that the candidate's final detectors give such a sample, and the sum of these a share. The
-    weights come from the same labels; at the temperature of `Auto` that flatters them little.
+    weights come from the same labels; at the temperatures of `Auto` that flatters them little.
 
     Args:
         auto: The method, which has their mean.

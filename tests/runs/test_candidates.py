@@ -86,11 +86,15 @@ def test_candidates_have_feature_maps_of_their_own(table):
 
 
 def test_a_candidate_that_looks_worse_counts_less():
-    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature=0.1)
+    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
     found = [
         Candidate(name, prior, [], torch.zeros(1, 1), auroc, 0.0)
         for name, prior, auroc in (("a", 1.0, (0.9, 0.05)), ("b", 1.0, (0.8, 0.05)), ("c", 2.0, (0.9, 0.05)))
     ]
     e = np.exp(-1)
-    np.testing.assert_allclose(auto.weights(found), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
-    np.testing.assert_allclose(auto.weights([part._replace(auroc=None) for part in found]), [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(auto.weights(found, "vectors"), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
+    np.testing.assert_allclose(
+        auto.weights([part._replace(auroc=None) for part in found], "vectors"), [0.25, 0.25, 0.5]
+    )
+    with pytest.raises(ValueError, match=r"temperature=.*must be a positive number for each kind of data"):
+        Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
