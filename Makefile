@@ -57,9 +57,8 @@ format: $(READY) ## what ruff can repair by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## what steps and runs cost, and the Lightning loop over a bare one, minutes; writes benchmarks/results/
+bench: $(READY) ## what steps and runs cost, as ratios, ten minutes; writes benchmarks/results/speed.md
 	$(BIN)/python benchmarks/speed.py --write
-	$(BIN)/python benchmarks/loop_overhead.py --write
 	$(BIN)/python benchmarks/stacked.py --write
 
 # Dependencies as in requirements.txt, but only those that the wheel asks for: one that it forgets is missing here.

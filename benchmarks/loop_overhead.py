@@ -1,6 +1,4 @@
-"""What the Lightning loop costs over a bare PyTorch loop that makes the same ELITE steps.
-
-    python benchmarks/loop_overhead.py
+"""What the Lightning loop costs over a bare PyTorch loop that makes the same ELITE steps; part of `speed.py`.
 
 Both loops start from one network and see the same batches; they take turns, an epoch each, on one thread of one
 process, so that whatever else the machine does hits both. An epoch of the Lightning loop is all that happens between
@@ -8,9 +6,7 @@ two of its epoch starts: callbacks, curves, history.csv and the checkpoint inclu
 nothing but steps. The first epochs are not counted. At the end both must hold the same weights, to the last bit.
 """
 
-import argparse
 import copy
-import logging
 import statistics
 import tempfile
 import time
@@ -18,16 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_module
 
-from elite_pl import config, seeding
+from elite_pl import seeding
 from elite_pl.algorithm import alice
 from elite_pl.algorithm.losses import hinge
-from elite_pl.cli import silence_advice
 from elite_pl.data import Arrays
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.elite import Elite
@@ -35,9 +29,7 @@ from elite_pl.runs.build import make_data, make_detector, make_trainer
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.spec import RunSpec
 
-RESULTS = Path(__file__).parent / "results" / "loop_overhead.md"
 NOT_COUNTED = 2  # epochs at the start
-TARGET = 1.15  # of the MNIST LeNet
 
 
 class BareLoop:
@@ -84,20 +76,20 @@ class Turns(pl.Callback):
     """Lets the bare loop make its epoch before each epoch of the Lightning loop, and takes the times of both."""
 
     def __init__(self) -> None:
-        self.lightning: list[float] = []  # seconds a step, by epoch
+        self.lightning: list[float] = []  # CPU seconds a step, by epoch
         self.bare: list[float] = []
         self.resumed = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """The point between two epochs."""
-        now = time.perf_counter()
+        now = time.process_time()
         if trainer.current_epoch == 0:
             self.loop = BareLoop(pl_module, pl_module.data)
         else:
             self.lightning.append((now - self.resumed) / self.steps)
-        start = time.perf_counter()
+        start = time.process_time()
         self.steps = self.loop.epoch(trainer.current_epoch)
-        self.resumed = time.perf_counter()
+        self.resumed = time.process_time()
         self.bare.append((self.resumed - start) / self.steps)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -108,9 +100,9 @@ class Turns(pl.Callback):
 
 
 def pixels() -> Arrays:
-    """Random pixels in the shape of MNIST."""
+    """Random pixels in the shape of MNIST, with the strides of its images, by which PyTorch puts channels last."""
     rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 256, (12000, 1, 28, 28), dtype=np.uint8), np.arange(12000) % 2
+    x, y = rng.integers(0, 256, (12000, 28, 28), dtype=np.uint8)[:, None], np.arange(12000) % 2
     return Arrays(
         name="pixels",
         x_train=x,
@@ -123,17 +115,15 @@ def pixels() -> Arrays:
     )
 
 
-def measure(case: str, epochs: int) -> tuple[list[float], list[float], int]:
-    """Seconds a step of both loops, by epoch, and the steps of an epoch."""
+def measure(case: str, epochs: int) -> tuple[float, float]:
+    """CPU time of a step of the Lightning loop over that of the bare loop, and the latter in ms: medians of epochs."""
     chosen = {"MNIST LeNet": ["dataset=mnist", "label_ratio=0.004"], "digits MLP": ["dataset=digits"]}[case]
     common = ["logger=none", "method=elite_svdd", "method.pretrain_epochs=0", f"epochs={epochs}", "threads=1"]
     with initialize_config_module("elite_pl.conf", version_base="1.3"):
         cfg = compose("train", [*chosen, *common, "trainer.limit_val_batches=0"])
-    if case == "digits MLP":
-        data = make_data(cfg)
-    else:
-        cfg.dataset.source = {"_target_": "__main__.pixels"}
-        data = make_data(cfg)
+    if case == "MNIST LeNet":
+        cfg.dataset.source = {"_target_": "loop_overhead.pixels"}
+    data = make_data(cfg)
     detector = make_detector(cfg, data.sample_shape)
     turns = Turns()
     with tempfile.TemporaryDirectory() as directory:
@@ -143,55 +133,5 @@ def measure(case: str, epochs: int) -> tuple[list[float], list[float], int]:
         trainer.callbacks.insert(0, turns)  # type: ignore[attr-defined]
         trainer.fit(detector, datamodule=data)
     counted = slice(NOT_COUNTED, len(turns.lightning))
-    return turns.lightning[counted], turns.bare[counted], turns.steps
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside the other results")
-    parser.add_argument("--epochs", type=int, help="of each repetition, to try it out (default: 12 and 100)")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    silence_advice()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    config.register()
-
-    header = "| steps | a step, bare | a step, Lightning | ratio, median | quartiles | medians of the repetitions |"
-    lines = [header, "|---|---|---|---|---|---|"]
-    for case, epochs in {"MNIST LeNet": 12, "digits MLP": 100}.items():
-        ratios: list[list[float]] = []
-        ours: list[float] = []
-        bare: list[float] = []
-        for _ in range(options.repetitions):
-            a, b, steps = measure(case, options.epochs or epochs)
-            ours, bare = ours + a, bare + b
-            ratios.append([x / y for x, y in zip(a, b, strict=True)])
-        flat = sorted(ratio for repetition in ratios for ratio in repetition)
-        low, median, high = statistics.quantiles(flat, n=4)
-        medians = sorted(statistics.median(repetition) for repetition in ratios)
-        lines.append(
-            f"| {case}, {steps} an epoch | {1e3 * statistics.median(bare):.2f} ms | "
-            f"{1e3 * statistics.median(ours):.2f} ms | {median:.3f} | {low:.3f} to {high:.3f} | "
-            f"{medians[0]:.3f} to {medians[-1]:.3f} |"
-        )
-        print(lines[-1], flush=True)
-    text = f"""# The Lightning loop against a bare PyTorch loop
-
-`make bench`, or `python benchmarks/loop_overhead.py --repetitions {options.repetitions} --write`.
-
-Target: at most {TARGET} on the MNIST LeNet (batch 128, 20 labeled samples, random pixels). On digits (batch 32, 10
-labeled samples) four steps carry all that an epoch costs. Both loops make the same `elite_svdd` steps and end with the
-same weights, which is checked; they take turns, an epoch each, on one thread. A ratio is that of two neighboring
-epochs.
-
-{chr(10).join(lines)}
-
-{machine.in_words(**{"pytorch-lightning": pl.__version__})}"""
-    print(f"\n{text}")
-    if options.write:
-        RESULTS.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    lightning, bare = turns.lightning[counted], turns.bare[counted]
+    return statistics.median(np.divide(lightning, bare).tolist()), 1e3 * statistics.median(bare)

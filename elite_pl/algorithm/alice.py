@@ -27,6 +27,7 @@ from torch.func import functional_call
 
 from elite_pl.algorithm.batchnorm import frozen_statistics
 from elite_pl.algorithm.losses import hinge
+from elite_pl.algorithm.tangent import FastTangents
 
 WEIGHTS = ("raw", "mean", "drop", "signed")
 
@@ -157,7 +158,7 @@ def derivative(score: nn.Module, theta: State, buffers: State, sample: Tensor, v
     Raises:
         RuntimeError: If the network drops the tangent, as `torch.inference_mode` and some compiled code do silently.
     """
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), FastTangents():
         dual = {name: forward_ad.make_dual(theta[name], v[name]) for name in theta}
         value, d = forward_ad.unpack_dual(_call(score, dual, buffers, sample))
     if d is None:

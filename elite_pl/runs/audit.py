@@ -91,10 +91,13 @@ def nearest_labeled(data: PollutedData) -> np.ndarray:
     if len(data.labeled) == 0:
         return found
     labeled, label = torch.cat([*in_order(data.labeled)]), data.labeled_y
-    distance = torch.cat([torch.cdist(sample, labeled) for sample in in_order(data.unlabeled)])
-    for column, kind in enumerate((1, -1)):
-        if (label == kind).any():
-            found[:, column] = data.split.labeled[distance.where(label == kind, torch.inf).argmin(1)]
+    start = 0
+    for sample in in_order(data.unlabeled):
+        distance, rows = torch.cdist(sample, labeled), slice(start, start + len(sample))
+        for column, kind in enumerate((1, -1)):
+            if (label == kind).any():
+                found[rows, column] = data.split.labeled[distance.where(label == kind, torch.inf).argmin(1)]
+        start = rows.stop
     return found
 
 
