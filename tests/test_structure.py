@@ -243,6 +243,11 @@ def test_every_experiment_says_how_it_is_run_and_how_many_runs_it_is(name):
 def test_every_experiment_runs(command, data_folder, monkeypatch, name):
     monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))
     few = (*short(*jobs(name)[0]), "n_train=60", "trainer.devices=1")  # a class has no more than that here
+    if name == "tables":
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(60, 3)), rng.permutation(np.repeat([1, -1, 0], 20))
+        Path("tables/0").mkdir(parents=True)
+        np.savez("tables/0/cardio.npz", x_train=x, y_train=y, x_test=x[y != 0], y_test=y[y != 0])
     outcome = command(f"experiment={name}", "hydra.mode=RUN", *jobs(name)[0], *few)
     assert outcome.code == 0, outcome.err
     assert outcome.directory.parts[:2] == ("outputs", name)
