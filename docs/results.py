@@ -39,7 +39,7 @@ def report(kind: str, arguments: str) -> str:
     selected = select(options)
     shown = (selected.runs, selected.rows, selected.column, selected.against)
     if kind == "table":
-        header, body, caption = table(*shown)
+        header, body, caption = table(*shown, options.measure)
     else:
         (header, body), caption = summary_text(summary(*shown), selected.against), SUMMARY_CAPTION
     return f"{markdown(header, body)}\n\n{literal(caption)}\n"

@@ -39,7 +39,7 @@ from elite_pl.report.tables import (
     table,
     told_apart_by,
 )
-from elite_pl.runs.results import AUROC
+from elite_pl.runs.results import AUROC, AVERAGE_PRECISION
 from elite_pl.studies.read import (
     SETTING,
     Run,
@@ -150,6 +150,14 @@ def parser() -> Parser:
     )
     found.add_argument(
         "--against", metavar="METHOD", help=f"compare the others with it (default: {AGAINST}, if it is there)"
+    )
+    found.add_argument(
+        "--average-precision",
+        action="store_const",
+        dest="measure",
+        const=AVERAGE_PRECISION,
+        default=AUROC,
+        help="what the table shows in the place of ROC AUC; figures and tests are always of ROC AUC",
     )
     found.add_argument(
         "--where",
@@ -274,7 +282,7 @@ def write_report(options: argparse.Namespace) -> list[str]:
     rows, against, keys = selected.rows, selected.against, selected.keys
     for line in shortened(left_out):
         log.warning(line)
-    header, body, caption = table(runs, rows, options.columns, against)
+    header, body, caption = table(runs, rows, options.columns, against, options.measure)
     notes = [*confounds(runs, keys), *averaged_over(runs, keys)]
     absent = sum(len(cells) for _, cells in missing(runs, failures, keys))
     remarks = [caption, *notes, *notes_on_gaps(len(failures), absent, len(left_out))]

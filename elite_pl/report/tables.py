@@ -19,6 +19,7 @@ from elite_pl.report.statistics import (
     mean_std,
     standard_error,
 )
+from elite_pl.runs.results import AUROC, AVERAGE_PRECISION
 from elite_pl.studies.read import (
     HIDDEN,
     HIDDEN_SHARE,
@@ -32,6 +33,7 @@ from elite_pl.studies.read import (
     values_of,
 )
 
+MEASURES = {AUROC: "ROC AUC", AVERAGE_PRECISION: "Average precision"}
 SUMMARY_CAPTION = (
     "ROC AUC in %, mean ± standard deviation over runs; 95 % interval: Student's t, clustered by normal class; "
     "ahead by: paired differences over the same splits; p: two-sided Wilcoxon signed-rank test over classes, "
@@ -44,23 +46,26 @@ def plus_minus(mean: float, error: float, sign: str = "") -> str:
     return f"{mean:{sign}.1f}" + ("" if math.isnan(error) else f" ± {error:.1f}")
 
 
-def differences(runs: Iterable[Run], baseline: Sequence[Run], keys: Sequence[str]) -> list[tuple[float, Run]]:
+def differences(
+    runs: Iterable[Run], baseline: Sequence[Run], keys: Sequence[str], measure: str = AUROC
+) -> list[tuple[float, Run]]:
     """Returns the lead of a baseline over runs on the same cells: the same data set, split and seed.
 
     Args:
         runs: Runs to compare.
         baseline: The runs that they are compared with, at most one a cell.
         keys: What makes a cell.
+        measure: A key of `MEASURES`.
 
     Returns:
-        (baseline - run) in points of ROC AUC and the run, for each run whose cell has both.
+        (baseline - run) in points and the run, for each run whose cell has both.
     """
 
     def cell(run: Run) -> tuple[str, ...]:
         return tuple(str(run[key]) for key in keys)
 
-    theirs = {cell(run): run.auroc for run in baseline}
-    return [(theirs[cell(run)] - run.auroc, run) for run in runs if cell(run) in theirs]
+    theirs = {cell(run): run.percent(measure) for run in baseline}
+    return [(theirs[cell(run)] - run.percent(measure), run) for run in runs if cell(run) in theirs]
 
 
 def pairing(runs: Sequence[Run], told_apart: Sequence[str], against: str) -> tuple[list[Run], list[str]]:
@@ -85,9 +90,13 @@ def ahead_by(pairs: Sequence[tuple[float, Run]]) -> str:
 
 
 def table(
-    runs: Sequence[Run], rows: Sequence[str], column: str | None = None, against: str = "elite_svdd"
+    runs: Sequence[Run],
+    rows: Sequence[str],
+    column: str | None = None,
+    against: str = "elite_svdd",
+    measure: str = AUROC,
 ) -> tuple[list[str], list[list[str]], str]:
-    """The table of a study: ROC AUC in %, mean ± standard deviation over runs.
+    """The table of a study: a measure in %, mean ± standard deviation over runs.
 
     Args:
         runs: Finished runs.
@@ -95,12 +104,13 @@ def table(
         column: A key whose values become columns, beside one over all of them (for a study or commit, no such one);
             None for that one alone.
         against: The method that the others are compared with, on the same cells.
+        measure: A key of `MEASURES`.
 
     Returns:
         Header, rows of text and caption.
 
     Raises:
-        InputError: If a cell would average over different experiments.
+        InputError: If a cell would average over different experiments, or a run does not have the measure.
     """
     rows = [key for key in rows if key != column]
     told_apart = told_apart_by(rows, column)
@@ -112,7 +122,7 @@ def table(
     hidden = values_of(runs, HIDDEN)
     counted = len(hidden) > 1 and all(isinstance(count, int) for count in hidden)
 
-    over_all = [] if column in ORIGIN else ["all" if column else "ROC AUC (%)"]
+    over_all = [] if column in ORIGIN else ["all" if column else f"{MEASURES[measure]} (%)"]
     header = [*shown, *(f"{column} {value}" for value in columns), *over_all, "runs"]
     header += ["hidden anomalies"] * counted + [f"{against} ahead by"] * bool(baseline)
     body = []
@@ -120,17 +130,17 @@ def table(
         line = list(values)
         parts = [[run for run in group if str(run[column or ""]) == str(value)] for value in columns]
         for part in [*parts, *([group] if over_all else [])]:
-            line.append(plus_minus(*mean_std([run.auroc for run in part])) if part else "")
+            line.append(plus_minus(*mean_std([run.percent(measure) for run in part])) if part else "")
         line.append(str(len(group)))
         if counted:
             line.append(f"{statistics.fmean(run[HIDDEN] for run in group):.1f}")
         if baseline:
             others = [run for run in group if run["method"] != against]
-            ahead = differences(others, baseline, cell)
+            ahead = differences(others, baseline, cell, measure)
             line.append(ahead_by(ahead) if ahead else "")
         body.append(line)
 
-    caption = ["ROC AUC in %, mean ± standard deviation over runs"]
+    caption = [f"{MEASURES[measure]} in %, mean ± standard deviation over runs"]
     if baseline:
         caption.append(
             f"`{against} ahead by`: points, mean ± standard error of the differences over the same splits, "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from elite_pl.runs.spec import RunSpec  # a report needs no Hydra
 
 AUROC = "test/auroc"  # the metric that a study is about
+AVERAGE_PRECISION = "test/average_precision"
 # What the names of metrics begin with that a report calculates with.
 _NUMBERS = ("test/", "audit/", "train/seconds", "train/margin", "data/test", "data/pollution_unlabeled")
 

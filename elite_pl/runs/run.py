@@ -31,7 +31,14 @@ from elite_pl.runs.checkpoints import checkpoint
 from elite_pl.runs.crossfit import CrossFit
 from elite_pl.runs.decision import Decision, decide
 from elite_pl.runs.environment import environment
-from elite_pl.runs.results import write_audit, write_meta_gradient, write_metrics, write_scores
+from elite_pl.runs.results import (
+    AUROC,
+    AVERAGE_PRECISION,
+    write_audit,
+    write_meta_gradient,
+    write_metrics,
+    write_scores,
+)
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.trained import TrainedDetector
 from elite_pl.runs.training import fit, note
@@ -247,8 +254,8 @@ def write_results(
     results = {**facts, **detector.facts(), **decision.facts}
     if len(test):
         results |= {
-            "test/auroc": metrics.roc_auc(test, is_anomaly),
-            "test/average_precision": metrics.average_precision(test, is_anomaly),
+            AUROC: metrics.roc_auc(test, is_anomaly),
+            AVERAGE_PRECISION: metrics.average_precision(test, is_anomaly),
             "test/base_rate": float(is_anomaly.double().mean()),
             "test/collapsed": collapsed(test),
         }

@@ -73,7 +73,18 @@ class Run:
     @property
     def auroc(self) -> float:
         """The ROC AUC of the test part, in percent."""
-        return 100 * self.metrics[AUROC]
+        return self.percent(AUROC)
+
+    def percent(self, measure: str) -> float:
+        """A measure of the test part in percent.
+
+        Raises:
+            InputError: If the run does not have it.
+        """
+        value = self.metrics.get(measure)
+        if not isinstance(value, int | float):
+            raise InputError(f"{self.directory}: a run has no {measure}")
+        return 100 * float(value)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -415,3 +415,19 @@ def test_a_sweep_of_the_command(command, capfd):
     assert rows[1][1] == f"{100 * found['test/auroc']:.1f}"
     audits = Path("outputs/runs/report.html").read_text().split('<h2 id="audit">')[1].split("</section>")[0]
     assert "ROC AUC" in audits and f">{100 * found['audit/auroc']:.1f}<" in audits
+
+
+def test_the_table_shows_average_precision_if_one_asks(study, capfd):
+    for (normal_class, seed), auroc in ELITE.items():
+        facts = {"normal_class": normal_class, "seed": seed}
+        place = study(auroc, **facts, **{"test/average_precision": auroc / 2})
+        study(RIVAL[normal_class, seed], **facts, method="rival", **{"test/average_precision": 0.25})
+    header, _, elite, rival = cells(shown(capfd, place, "--average-precision"))
+    assert "Average precision (%)" in header
+    values = [50 * auroc for auroc in ELITE.values()]
+    assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in elite
+    assert rival[-1].startswith(f"+{statistics.fmean(values) - 25:.1f} ± ")
+
+
+def test_a_run_without_average_precision_is_named(study, capfd):
+    assert "a run has no test/average_precision" in refused(capfd, study(0.9), "--average-precision")
