@@ -422,7 +422,7 @@ def test_the_table_shows_average_precision_if_one_asks(study, capfd):
         facts = {"normal_class": normal_class, "seed": seed}
         place = study(auroc, **facts, **{"test/average_precision": auroc / 2})
         study(RIVAL[normal_class, seed], **facts, method="rival", **{"test/average_precision": 0.25})
-    header, _, elite, rival = cells(shown(capfd, place, "--average-precision"))
+    header, elite, rival = cells(shown(capfd, place, "--average-precision"))
     assert "Average precision (%)" in header
     values = [50 * auroc for auroc in ELITE.values()]
     assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in elite
