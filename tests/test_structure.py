@@ -101,7 +101,7 @@ SHORT = ("epochs=1", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads
 NEEDS = {
     "augmentation/digits": ["dataset=mnist"],
     "augmentation/clothes": ["dataset=fmnist"],
-    "augmentation/photos": ["dataset=cifar10"],
+    "augmentation/photos": ["dataset=cifar10", "augmentation.test_views=2"],
     "feature_map/oriented_gradients": ["dataset=mnist"],
     "backbone/efficientnet_lite0": ["dataset=cifar10", "backbone.image_size=16"],
     "backbone/lenet": ["dataset=mnist"],
