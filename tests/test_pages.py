@@ -49,7 +49,9 @@ def commands(page: Path) -> list[list[str]]:
 
 def of_one_run(word: str) -> str:
     """An override of a sweep with the first of its values, and a placeholder with one that exists."""
-    key, _, value = word.partition("=")
+    key, typed, value = word.partition("=")
+    if not typed:  # one that takes a key away
+        return word
     value = {"…": "anywhere", "NAME": "deep_svdd", "range(10)": "0"}.get(value, value)
     return f"{key}={value if value.startswith('[') else value.split(',')[0]}"
 

@@ -20,7 +20,7 @@ def own_data(folder, n=300):
 def test_steps_that_end_within_an_epoch_are_in_the_curves(command, tmp_path):
     outcome = command(*own_data(tmp_path), "method=elite_tabular", "trainer.max_steps=5")
     assert outcome.code == 0, outcome.err
-    *_, before, last = csv.DictReader((outcome.directory / "history.csv").open())
+    *_, before, last = csv.DictReader((outcome.directory / "history.csv").read_text().splitlines())
     assert (before["step"], last["step"]) == ("4", "5")
     assert last["train/loss"] != before["train/loss"]
     assert len(np.load(outcome.directory / "meta_gradient.npz")["iteration"]) == 5
