@@ -1,6 +1,32 @@
-"""The machine and the versions behind a measurement."""
+"""What benchmarks have in common: how they start, and the machine and versions behind a measurement."""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
 
 from elite_pl.runs.environment import environment
+
+
+def started(about: str | None, results: Path) -> argparse.Namespace:
+    """Reads `--write`, and makes this process measure as a run would, on one thread and without advice.
+
+    Args:
+        about: What the benchmark says of itself.
+        results: Its page of results.
+    """
+    from elite_pl.cli import silence_advice
+    from elite_pl.runs import startup
+
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"write {results.name} beside the other results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    startup.keep_freed_memory()
+    silence_advice()
+    warnings.simplefilter("ignore")
+    return options
 
 
 def in_words(**versions: str) -> str:

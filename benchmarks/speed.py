@@ -8,7 +8,6 @@ not count, and validation is off. PATH is a checkout of https://github.com/lukas
 and tests on the same images: those of MNIST, if ELITE_PL_DATA names a folder that has them.
 """
 
-import argparse
 import logging
 import os
 import resource
@@ -17,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +29,9 @@ from hydra import compose, initialize_config_module
 
 from elite_pl import config
 from elite_pl.algorithm import metrics
-from elite_pl.cli import silence_advice
 from elite_pl.data import Arrays
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.base import Detector
-from elite_pl.runs import startup
 from elite_pl.runs.build import make_data, make_detector, make_trainer
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.run import run
@@ -250,13 +246,7 @@ def rival(path: str) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside the other results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    startup.keep_freed_memory()
-    silence_advice()
-    warnings.simplefilter("ignore")
+    options = machine.started(__doc__, RESULTS)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     config.register()
 

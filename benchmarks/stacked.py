@@ -6,11 +6,9 @@ Random samples, one thread, 128 unlabeled and 20 labeled ones in a step (tables:
 clock starts. The first row is `elite_pl.fit` on a table of 2,000 rows, with all that it does besides.
 """
 
-import argparse
 import itertools
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,16 +16,14 @@ from unittest import mock
 
 import machine
 import numpy as np
-import torch
 from pytorch_lightning import LightningDataModule
 
 import elite_pl
 from elite_pl import config
-from elite_pl.cli import silence_advice
 from elite_pl.data.arrays import make_arrays
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.base import Detector
-from elite_pl.runs import crossfit, startup
+from elite_pl.runs import crossfit
 from elite_pl.runs.build import make_data, make_detector, make_trainer
 from elite_pl.runs.candidates import with_settings
 from elite_pl.runs.spec import RunSpec
@@ -102,13 +98,7 @@ def of_fit() -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside the other results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    startup.keep_freed_memory()
-    silence_advice()
-    warnings.simplefilter("ignore")
+    options = machine.started(__doc__, RESULTS)
     logging.getLogger("elite_pl").setLevel(logging.ERROR)
     lines = ["| trainings | of | one by one | together | ratio |", "|---|---|---|---|---|"]
 

@@ -63,8 +63,8 @@ class Mapped:
         """
         index = torch.arange(len(rows))[index]
         places = index if rows.index is None else torch.as_tensor(rows.index)[index]
-        if len(new := index[~self.known[places]]):
-            at = new if rows.index is None else torch.as_tensor(rows.index)[new]
-            self.values[at] = compute(new)
-            self.known[at] = True
+        new = ~self.known[places]
+        if new.any():
+            self.values[places[new]] = compute(index[new])
+            self.known[places[new]] = True
         return self.values[places]
