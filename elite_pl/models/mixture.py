@@ -14,7 +14,7 @@ from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import Score
 
 
-class Member(Score):
+class Member(nn.Module):
     """One of several scores, with all that it takes to make it again.
 
     Args:
@@ -29,10 +29,6 @@ class Member(Score):
     ) -> None:
         super().__init__()
         self.score, self.recipe, self.sample_shape, self.feature_map = score, recipe, sample_shape, feature_map
-
-    def forward(self, sample: Tensor) -> Tensor:
-        """Maps samples (n, ...), before the feature map, to scores (n,)."""
-        return self.score(sample if self.feature_map is None else self.feature_map(sample))
 
     def to_plain(self) -> dict[str, Any]:
         """All of it as plain values and tensors on the CPU."""
@@ -102,8 +98,8 @@ class Mixture(Score):
         count = unlabeled.shape[1]
         self.rarest.fill_(math.log(count + 1))
         share = -torch.expm1(-torch.linspace(0, 1, self.KNOTS, dtype=torch.float64) * math.log(count + 1))
-        level = (share * (count + 1) / count).clamp(max=1).to(unlabeled.dtype)
-        self.knots.copy_(torch.stack([scores.quantile(level) for scores in unlabeled], dim=1))
+        levels = (share * (count + 1) / count).clamp(max=1).to(unlabeled.dtype)
+        self.knots.copy_(torch.stack([scores.quantile(levels) for scores in unlabeled], dim=1))
         scale = unlabeled.std(1, correction=0)
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
@@ -134,11 +130,10 @@ class Mixture(Score):
         made = cls([Member.of_plain(member, dtype, constructors) for member in members]).to(dtype)
         if "location" in state:  # of older files: all scores go on beyond one knot
             made.knots = made.knots[:2]
-            knots = state["location"].expand(2, -1)
             state = {
                 "weight": state["weight"],
-                "knots": knots,
-                "rarest": torch.zeros_like(made.rarest),
+                "knots": state["location"].expand(2, -1),
+                "rarest": made.rarest,
                 "scale": state["scale"],
             }
         own = made.state()
@@ -157,8 +152,7 @@ class Mixture(Score):
         mapped: dict[AnyFeatureMap, Tensor] = {}
         scores = []
         for member in cast(Sequence[Member], self.members):
-            seen = sample
-            if (own := member.feature_map) is not None:
-                seen = mapped[own] if own in mapped else mapped.setdefault(own, own(sample))
-            scores.append(member.score(seen))
+            if (own := member.feature_map) is not None and own not in mapped:
+                mapped[own] = own(sample)
+            scores.append(member.score(sample if own is None else mapped[own]))
         return self.mean(torch.stack(scores, dim=1).to(self.weight.dtype))
