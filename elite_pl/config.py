@@ -17,6 +17,9 @@ from elite_pl.annotations import Positive, Range, Share, argument_kinds, at_leas
 from elite_pl.annotations import check as check_values
 from elite_pl.errors import InputError, input_errors
 
+# Whose place `elite_pl.studies.sweeper.register` takes.
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
 
 def _key(help: str) -> Any:
     """A root key, whose value stands in `conf/train.yaml` and whose explanation is shown by `--help`."""
@@ -66,6 +69,16 @@ class Threshold:
     fewest: Annotated[int, at_least(2)]
 
 
+@dataclass
+class Sweeper:
+    """The keys of `hydra.sweeper`, see `elite_pl.studies.sweeper`: how a sweep is run, and so no part of a run."""
+
+    _target_: str = BASIC
+    max_batch_size: int | None = None  # cells that a launcher of several processes gets at a time; null: all
+    stack: int | None = None  # cells on vectors that are trained as one; null: each by itself
+    params: dict[str, str] | None = None
+
+
 THRESHOLD = [field.name for field in fields(Threshold)]
 
 GROUPS = ("dataset", "backbone", "method", "feature_map", "augmentation", "trainer", "threshold", "logger", "callbacks")
@@ -112,6 +125,7 @@ def register() -> None:
     """Tells Hydra of the schema and of the help text."""
     store = ConfigStore.instance()
     store.store(name="elite_pl_schema", node=Config)
+    store.store(group="hydra/sweeper", name="elite_pl", node=Sweeper)
     store.store(group="hydra/help", name="elite_pl", node={"app_name": "elite_pl", "template": _help()})
 
 

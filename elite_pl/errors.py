@@ -23,6 +23,10 @@ class LabelError(ValueError):
     """There are none of the labels that a method learns from, or too few; the commands say which key gives more."""
 
 
+class AloneError(RuntimeError):
+    """A run that was to be made together with others has to be made by itself; the message says why."""
+
+
 # What a Python user calls otherwise than a person who types a configuration.
 TYPED = {"None": "null", "True": "true", "False": "false", "a callable": "a group of keys with a _target_"}
 

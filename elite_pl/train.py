@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 
 import hydra
 
@@ -39,11 +40,59 @@ def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
                 return Outcome("run")
             forget_failure(spec.directory)
             return Outcome("run", str(spec.directory), metrics)
-    except SystemExit as exit:  # Lightning's at SIGTERM has no code, which would pass for success
-        cli.log.info(cli.INTERRUPTED)
-        raise SystemExit(exit.code or 128 + signal.SIGTERM) from None
+    except SystemExit as exit:
+        raise interrupted(exit) from None
     except Exception as error:
         return failure(error, begun)
+
+
+def attempt_together(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcome | str]]:
+    """Makes runs of a sweep by one training, as far as this process may and they have not begun.
+
+    Args:
+        specs: The runs, of one kind.
+
+    Yields:
+        The outcome of each that was made or failed, or why it has to be made by itself.
+
+    Raises:
+        AloneError: If runs of this kind cannot be trained together.
+    """
+    with contextlib.ExitStack() as claims:
+        ours = []
+        for spec in specs:
+            if claims.enter_context(claim(spec.directory)) and not (spec.directory / "last.ckpt").exists():
+                if (metrics := finished(spec.directory, spec.hash)) is None:
+                    ours.append(spec)
+                else:
+                    yield spec, Outcome("before", str(spec.directory), metrics)
+        try:
+            cli.silence_advice()
+            cli.quiet_runs(True)
+            startup.import_lightning()
+            from elite_pl.runs.launch import launch_together  # imports torch and Lightning
+
+            for spec, result in launch_together(ours) if len(ours) > 1 else ():
+                match result:
+                    case errors.AloneError():
+                        yield spec, str(result)
+                    case Exception():
+                        yield spec, failure(result, spec)
+                    case metrics:
+                        forget_failure(spec.directory)
+                        yield spec, Outcome("run", str(spec.directory), metrics)
+        except SystemExit as exit:
+            raise interrupted(exit) from None
+        except errors.AloneError:
+            raise
+        except Exception as error:  # told by the first of the runs, too
+            raise errors.AloneError(reason(error)) from error
+
+
+def interrupted(exit: SystemExit) -> SystemExit:
+    """Says so, and returns the exit with a code: Lightning's at SIGTERM has none, which would pass for success."""
+    cli.log.info(cli.INTERRUPTED)
+    return SystemExit(exit.code or 128 + signal.SIGTERM)
 
 
 def failure(error: Exception, begun: RunSpec | None) -> Outcome:
@@ -68,7 +117,7 @@ def reason(error: Exception) -> str:
     """Returns one line on an error, after its traceback if the error was not foreseen."""
     if cli.exit_code(error) or errors.foreseen(error):
         return cli.one_line(error)
-    traceback.print_exc()
+    traceback.print_exception(error)
     return f"{type(error).__name__}: {cli.one_line(error)}"
 
 
@@ -92,7 +141,7 @@ def main() -> None:
 
     cli.log_to_stderr()
     config.register()
-    sweeper.register(codes)
+    sweeper.register(codes, attempt_together)
     with cli.exit_codes():
         sys.argv[1:] = cli.arguments()
         hydra.main(version_base="1.3", config_path="pkg://elite_pl.conf", config_name="train")(job)()

@@ -66,16 +66,23 @@ class Step:
 STEP = [field.name for field in fields(Step)]
 
 
-def make_data(config: Config, arrays: Arrays | None = None) -> PollutedData:
+def read_source(config: Config) -> Arrays:
+    """Reads the data set of a configuration."""
+    arrays: Arrays = instantiate("dataset.source", config.dataset.source, Arrays)()
+    return arrays
+
+
+def make_data(config: Config, arrays: Arrays | None = None, *, keep_features: bool = False) -> PollutedData:
     """Makes the data module of a configuration from its source and split.
 
     Args:
         config: A checked configuration.
         arrays: Data in memory, in the place of the source.
+        keep_features: Whether features of given data are kept in the output directory, as those of the source are.
     """
-    kept = Path(config.output_dir) / "features" if arrays is None else None
+    kept = Path(config.output_dir) / "features" if keep_features or arrays is None else None
     if arrays is None:
-        arrays = instantiate("dataset.source", config.dataset.source, Arrays)()
+        arrays = read_source(config)
     with data_errors(config, arrays):
         if arrays.labels == "known":
             normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)

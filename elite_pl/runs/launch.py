@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from typing import Any
 
@@ -16,10 +17,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import multiprocessing
 
 from elite_pl.cli import INTERRUPTED
-from elite_pl.errors import InputError, TrainingError, foreseen, one_line
+from elite_pl.errors import AloneError, InputError, TrainingError, foreseen, one_line
 from elite_pl.runs.build import PER_CORE
 from elite_pl.runs.results import finished
-from elite_pl.runs.run import run
+from elite_pl.runs.run import run, run_together
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.startup import keep_freed_memory
 
@@ -46,9 +47,8 @@ def launch(spec: RunSpec) -> dict[str, Any] | None:
         TrainingError: As `run`, or if a process dies; the others are then ended.
     """
     global trained
-    environment = TorchElasticEnvironment.detect() or SLURMEnvironment.detect() or "LOCAL_RANK" in os.environ
     # Even a single process is started with Ddp: Lightning leaves its rank and its group where it has run.
-    if not takes_processes(spec) or environment:
+    if not takes_processes(spec) or started_for():
         trained = True
         keep_freed_memory()
         return run(spec)
@@ -90,6 +90,21 @@ def launch(spec: RunSpec) -> dict[str, Any] | None:
     if metrics is None:
         raise InterruptionError(INTERRUPTED)
     return metrics
+
+
+def launch_together(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, dict[str, Any] | Exception]]:
+    """Makes runs by one training in this process; see `run_together`."""
+    global trained
+    if takes_processes(specs[0]) or started_for():
+        raise AloneError("several processes make each run")
+    trained = True
+    keep_freed_memory()
+    yield from run_together(specs)
+
+
+def started_for() -> bool:
+    """Returns whether torchrun, SLURM or a person has started this process as one of those that make a run."""
+    return TorchElasticEnvironment.detect() or SLURMEnvironment.detect() or "LOCAL_RANK" in os.environ
 
 
 def takes_processes(spec: RunSpec) -> bool:

@@ -1,7 +1,7 @@
 """Several detectors that differ in their data and their seed, trained as one: a step costs little more than one's.
 
 Each has the order of batches, the labels, the margin, the center, the statistics and the moments of the optimizer that
-it has alone, and ends up equal to rounding. Records of the steps are lost: this is for detectors that only score.
+it has alone, and ends up equal to rounding. Nobody watches the steps: there are no curves and no checkpoints.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -142,13 +142,16 @@ def why_not(spec: RunSpec, detector: BaseDetector) -> str:
     return ""
 
 
-def fit_together(spec: RunSpec, detectors: Sequence[Detector], data: Sequence[PollutedData]) -> None:
+def fit_together(spec: RunSpec, detectors: Sequence[Detector], data: Sequence[PollutedData]) -> tuple[int, int]:
     """Fits detectors, each to its own data, in the steps that one would take.
 
     Args:
         spec: The run of one of them; those of the others have other seeds.
         detectors: Fresh detectors that can be trained together, see `why_not`.
         data: What each learns from, of the same `counts`.
+
+    Returns:
+        The numbers of epochs and of steps.
 
     Raises:
         InputError: If the trainer's settings let it end before its first step.
@@ -167,3 +170,8 @@ def fit_together(spec: RunSpec, detectors: Sequence[Detector], data: Sequence[Po
     if trainer.global_step == 0:
         raise InputError(ENDS_EARLY)
     unstack(whole.state_dict(), [detector.state_dict() for detector in detectors])
+    for name, of_all in whole.named_buffers(recurse=False):  # and what was learned of each sample, in `setup`
+        if not hasattr(detectors[0], name):
+            for detector, own in zip(detectors, of_all, strict=True):
+                detector.register_buffer(name, own.clone())
+    return trainer.current_epoch, trainer.global_step

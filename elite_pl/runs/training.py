@@ -68,12 +68,30 @@ def monitor_errors(trainer: pl.Trainer) -> Iterator[None]:
         raise
 
 
-def note(detector: BaseDetector, data: PollutedData, trainer: pl.Trainer, history: History, seconds: float) -> None:
-    """Adds to the curves the one row of a detector that has not been trained epoch by epoch; arguments as of `fit`."""
+def note(
+    detector: BaseDetector,
+    data: PollutedData,
+    trainer: pl.Trainer,
+    history: History,
+    seconds: float,
+    epochs: int = 1,
+    steps: int = 1,
+) -> None:
+    """Adds to the curves the one row of a detector whose epochs were not watched; other arguments as of `fit`.
+
+    Args:
+        detector: The detector, which is trained.
+        data: What it has learned from.
+        trainer: Logs to its logger.
+        history: Gets the row.
+        seconds: What the training took.
+        epochs: How many it was trained for.
+        steps: How many optimizer steps.
+    """
     history.seconds = seconds
     row: dict[str, float] = {}
     if len(data.test):
         row["test/auroc"] = metrics.roc_auc(detector.score_samples(data.test), data.anomalous("test"))
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=1)
-    history.add({"epoch": 1, "step": 1, **row})
+            logger.log_metrics(row, step=steps)
+    history.add({"epoch": epochs, "step": steps, **row})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import logging
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config
 from elite_pl.cli import exit_code, one_line
-from elite_pl.errors import InputError
+from elite_pl.errors import AloneError, InputError
 from elite_pl.files import atomic_write, discard
 from elite_pl.options import drop_output
 from elite_pl.progress import Estimate, duration
@@ -37,7 +38,10 @@ from elite_pl.studies.cells import ELSEWHERE, Outcome, claim, known
 from elite_pl.studies.reuse import Finished, finished_elsewhere
 
 log = logging.getLogger("elite_pl")
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+# What cells that are trained together may differ in.
+DIFFERENT = ("seed", "normal_class", "pollution", "label_ratio", "label_noise", "labeled_anomaly_classes", "n_train")
+
+Together = Callable[[Sequence[RunSpec]], Iterator[tuple[RunSpec, Outcome | str]]]
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Cell:
         directory: Its run directory.
         hash: The hash of its configuration.
         row: Its settings but normal class and seed, over which it is averaged.
+        kind: Its settings but those in which cells that are trained together may differ.
         outcome: None as long as it is to be run.
     """
 
@@ -58,6 +63,7 @@ class Cell:
     directory: Path = Path()
     hash: str = ""
     row: str = ""
+    kind: str = ""
     outcome: Outcome | None = None
 
 
@@ -68,16 +74,25 @@ class Sweep(Sweeper):
 
     Args:
         max_batch_size: How many cells the launcher gets at a time; None for all.
+        stack: How many cells are trained as one, where they can be; None for each by itself.
         params: What an experiment sweeps.
     """
 
     codes: ClassVar[list[int]]  # of the command that waits for the sweep; Hydra drops what a sweeper returns
+    together: ClassVar[Together]
 
-    def __init__(self, max_batch_size: int | None = None, params: Mapping[str, Any] | None = None) -> None:
-        if max_batch_size is not None and max_batch_size < 1:
-            raise InputError(f"hydra.sweeper.max_batch_size={max_batch_size}: must be at least 1, or null for all")
-        self.max_batch_size, self.params = max_batch_size, params or {}
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        stack: int | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        for key, number, otherwise in (("max_batch_size", max_batch_size, "all"), ("stack", stack, "one by one")):
+            if number is not None and number < 1:
+                raise InputError(f"hydra.sweeper.{key}={number}: must be at least 1, or null for {otherwise}")
+        self.max_batch_size, self.stack, self.params = max_batch_size, stack or 1, params or {}
         self.cells: list[Cell] = []
+        self.alone: set[str] = set()  # reasons that were told
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Takes what Hydra hands over."""
@@ -118,7 +133,10 @@ class Sweep(Sweeper):
                 self.print(cell)
         left = [cell for cell in self.cells if cell.outcome is None]
         while left:
-            self.launch(left)
+            self.pending, self.clock = left, [time.monotonic()]
+            if self.stack > 1:
+                self.launch_together(left)
+            self.launch([cell for cell in left if cell.outcome is None])
             left = [cell for cell in left if self.is_left(cell)]
         self.summarize()
         outcomes = [cell.outcome for cell in self.cells]
@@ -151,6 +169,8 @@ class Sweep(Sweeper):
             spec = RunSpec.of(cast(config.Config, cfg))
             cell.directory, cell.hash = spec.directory, spec.hash
             cell.row = config_hash(spec.plain | {"normal_class": None, "seed": None})
+            if self.stack > 1:
+                cell.kind = config_hash(spec.plain | dict.fromkeys(DIFFERENT))
             cell.outcome = known(spec, elsewhere)
         except Exception as error:
             if exit_code(error) != 2:
@@ -198,8 +218,7 @@ class Sweep(Sweeper):
         Hydra's basic launcher, which runs them in this process, gets one at a time, so that each is told at once; what
         the workers of the others have finished is looked for from time to time.
         """
-        self.pending, self.clock = cells, [time.monotonic()]
-        here = type(self.launcher).__name__ == "BasicLauncher"
+        here = self.runs_here
         size = 1 if here else self.max_batch_size or len(cells)
         for start in range(0, len(cells), size):
             batch = cells[start : start + size]
@@ -223,6 +242,48 @@ class Sweep(Sweeper):
                 returned = result._return_value
                 failure = Outcome("failed", str(cell.directory), error=f"{type(returned).__name__}: {returned}")
                 self.settle(cell, returned if isinstance(returned, Outcome) else failure)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the launcher runs the cells in this process."""
+        return type(self.launcher).__name__ == "BasicLauncher"
+
+    def launch_together(self, cells: list[Cell]) -> None:
+        """Runs cells that can be trained together, `stack` at a time; the others keep no outcome.
+
+        Why these are left is told once.
+        """
+        if not self.runs_here:
+            return self.tell_alone(f"{type(self.launcher).__name__} runs cells in processes of their own")
+        kinds: dict[str, list[Cell]] = {}
+        for cell in cells:
+            kinds.setdefault(cell.kind, []).append(cell)
+        for kind in kinds.values():
+            try:
+                for start in range(0, len(kind), self.stack):
+                    self.launch_stack(kind[start : start + self.stack])
+            except AloneError as error:
+                self.tell_alone(str(error))
+
+    def launch_stack(self, cells: list[Cell]) -> None:
+        """Runs cells as one training, as far as they can be.
+
+        Raises:
+            AloneError: If cells of their kind cannot.
+        """
+        by_hash = {cell.hash: cell for cell in cells}
+        specs = [RunSpec.of(cast(config.Config, copy.deepcopy(self.compose(cell.overrides)))) for cell in cells]
+        for spec, outcome in Sweep.together(specs):
+            if isinstance(outcome, str):
+                self.tell_alone(outcome)
+            else:
+                self.settle(by_hash[spec.hash], outcome)
+
+    def tell_alone(self, reason: str) -> None:
+        """Says once why cells are trained one by one."""
+        if reason not in self.alone:
+            self.alone.add(reason)
+            log.info("hydra.sweeper.stack=%d: trained one by one: %s", self.stack, reason)
 
     def is_left(self, cell: Cell) -> bool:
         """Returns whether another process was at work on a cell, and has gone before it was finished."""
@@ -314,7 +375,7 @@ class Sweep(Sweeper):
                 log.info("error: %s: %s", where, error)
 
 
-def register(codes: list[int]) -> None:
+def register(codes: list[int], together: Together) -> None:
     """Puts our sweep into the place of Hydra's basic one.
 
     A plugin with a name of its own would have to lie in a package `hydra_plugins`, where Hydra does not find it in an
@@ -322,15 +383,17 @@ def register(codes: list[int]) -> None:
 
     Args:
         codes: Gets the exit codes of the cells.
+        together: Makes runs by one training: yields the outcome of each that it has made, and why others have to be
+            made by themselves.
     """
-    Sweep.codes = codes
-    Plugins.instance().class_name_to_class[BASIC] = Sweep
+    Sweep.codes, Sweep.together = codes, staticmethod(together)
+    Plugins.instance().class_name_to_class[config.BASIC] = Sweep
 
 
 def in_sweep() -> bool:
     """Returns whether the run at hand is a cell of a `Sweep`, led by this process or another."""
     hydra = HydraConfig.get()
-    return hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ == BASIC
+    return hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ == config.BASIC
 
 
 def print_result(outcome: Outcome) -> None:
