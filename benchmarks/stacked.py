@@ -3,11 +3,16 @@
     python benchmarks/stacked.py [--write]
 
 Random samples, one thread, 128 unlabeled and 20 labeled ones in a step (tables: 64 and 20), prepared before the
-clock starts. The first row is `elite_pl.fit` on a table of 2,000 rows, with all that it does besides.
+clock starts. The first row is `elite_pl.fit` on a table of 2,000 rows, with all that it does besides; the second and
+third are whole commands, which also start, evaluate and draw.
 """
 
 import itertools
 import logging
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,6 +42,7 @@ TABLE, OTHER = (2000, 20), ["batch_size=128", "method.pretrain_epochs=0"]
 # Shape of the samples, further settings, methods, and numbers of detectors.
 CASES = {
     "tabular network": (TABLE, [], ("deep_sad_tabular", "labels_only_tabular", "elite_tabular"), (4, 10)),
+    "MLP, 64 features, batches of 32": ((2000, 64), ["batch_size=32", OTHER[1]], ("elite_svdd",), (10,)),
     "MLP, 64 features": ((2000, 64), OTHER, ("deep_sad", "labels_only", "elite_svdd"), (4, 10)),
     "MLP, 512 features": ((2000, 512), OTHER, ("deep_sad", "labels_only", "elite_svdd"), (4, 10)),
 }
@@ -97,6 +103,22 @@ def of_fit() -> tuple[float, float]:
     return alone / TURNS, at_once / TURNS
 
 
+def command(*typed: str) -> float:
+    """CPU seconds of a sweep of the digits' study by the command."""
+    with tempfile.TemporaryDirectory() as place:
+        arguments = ["-m", "dataset=digits", "method=elite_svdd", *typed, f"output_dir={place}", "logger=none"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "elite_pl.train", *arguments, "threads=1"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _, code, usage = os.wait4(process.pid, 0)
+    if code:
+        sys.exit(f"{' '.join(arguments)}: failed")
+    return usage.ru_utime + usage.ru_stime
+
+
 def main() -> None:
     options = machine.started(__doc__, RESULTS)
     logging.getLogger("elite_pl").setLevel(logging.ERROR)
@@ -107,6 +129,10 @@ def main() -> None:
         print(lines[-1], flush=True)
 
     tell("`elite_pl.fit`, 2,000 rows", "4 seeds and 5 folds", *of_fit(), "s")
+    start, cells = command("seed=0"), ("seed=0,1", "normal_class=range(10)")
+    each, stack = command(*cells), command(*cells, "hydra.sweeper.stack=10")
+    tell("digits, elite_svdd, whole command", "20 cells, 10 at a time", each, stack, "s")
+    tell("the same, without the start and the first cell", "19 cells", each - start, stack - start, "s")
     for network, (shape, typed, methods, counts) in CASES.items():
         for method, k in itertools.product(methods, counts):
             tell(f"{method}, {network}", str(k), *steps([f"method={method}", *typed], shape, k), "ms")

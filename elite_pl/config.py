@@ -75,8 +75,8 @@ class Sweeper:
 
     _target_: str = BASIC
     max_batch_size: int | None = None  # cells that a launcher of several processes gets at a time; null: all
-    stack: int | None = None  # cells on vectors that are trained as one; null: each by itself
     params: dict[str, str] | None = None
+    stack: int | None = None  # cells on vectors that are trained as one; null: each by itself
 
 
 THRESHOLD = [field.name for field in fields(Threshold)]

@@ -67,6 +67,8 @@ TYPED = {
     "+callbacks.a={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: test/auroc}": "callbacks.a.monitor=",
     "-m seed=range(0)": "a sweep over no values",
     "-m hydra.sweeper.max_batch_size=-1": "hydra.sweeper.max_batch_size=-1: must be at least 1",
+    "-m hydra.sweeper.stack=0": "hydra.sweeper.stack=0: must be at least 1, or null for one by one",
+    "-m hydra.sweeper.stack=few": "hydra.sweeper.stack=few: ",
     "-m hydra.sweeper._target_=abc": "Invalid plugin 'abc'",
     "hydra.searchpath=[file:///nowhere]": "path=/nowhere is not available",
     "hydra.job.env_copy=[NOWHERE]": "KeyError: 'NOWHERE'",

@@ -74,8 +74,8 @@ class Sweep(Sweeper):
 
     Args:
         max_batch_size: How many cells the launcher gets at a time; None for all.
-        stack: How many cells are trained as one, where they can be; None for each by itself.
         params: What an experiment sweeps.
+        stack: How many cells are trained as one, where they can be; None for each by itself.
     """
 
     codes: ClassVar[list[int]]  # of the command that waits for the sweep; Hydra drops what a sweeper returns
@@ -84,8 +84,8 @@ class Sweep(Sweeper):
     def __init__(
         self,
         max_batch_size: int | None = None,
-        stack: int | None = None,
         params: Mapping[str, Any] | None = None,
+        stack: int | None = None,
     ) -> None:
         for key, number, otherwise in (("max_batch_size", max_batch_size, "all"), ("stack", stack, "one by one")):
             if number is not None and number < 1:

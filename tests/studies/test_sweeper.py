@@ -1,5 +1,6 @@
 """Studies through the command: what a restart runs, what two processes share, what fails, what is taken over."""
 
+import csv
 import errno
 import json
 import logging
@@ -23,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
 from elite_pl import config, train
+from elite_pl.errors import TrainingError
 from elite_pl.report import __main__ as report
 from elite_pl.runs import identity, launch, run
 from elite_pl.studies.cells import claim
@@ -226,6 +228,101 @@ def test_a_changed_config_is_another_cell(command):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"config_hash": "0" * 10}))
     assert counts(command(*typed).err) == {"cells": 1, "run": 1}, "the stored hash counts, not the name"
     assert all(directory.name.endswith(found["config_hash"]) for directory, found in results().items())
+
+
+# ------------------------------------------------------------------------------------------------- cells trained as one
+
+STACK = "hydra.sweeper.stack=8"
+
+
+def column(path, name):
+    with path.open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def test_cells_that_are_trained_as_one_are_those_that_are_trained_one_by_one(command):
+    typed = ("-m", "normal_class=0,7", "method=elite_svdd", "trainer.precision=64")
+    typed += ("trainer.max_steps=20", "method.pretrain_epochs=1", "threads=1", "logger=none")
+    assert counts(command(*typed).err) == {"cells": 2, "run": 2}
+    stacked = command(*typed, "output_dir=stacked", STACK)
+    assert stacked.code == 0 and counts(stacked.err) == {"cells": 2, "run": 2}
+    assert "one by one" not in stacked.err
+    alone = results()
+    assert [path.relative_to("stacked") for path in results("stacked")] == [
+        path.relative_to("outputs") for path in alone
+    ]
+    for directory, metrics in alone.items():
+        other = "stacked" / directory.relative_to("outputs")
+        found = json.loads((other / "metrics.json").read_text())
+        assert found.pop("train/stacked") == 2 and found["train/seconds"] > 0
+        assert found.keys() == metrics.keys()
+        for key in ("test/auroc", "audit/auroc", "audit/auroc_meta_gradient", "threshold", "train/margin"):
+            assert found[key] == pytest.approx(metrics[key], abs=1e-6), key
+        for name, of in (("scores.csv", "score"), ("audit.csv", "meta_gradient")):
+            assert column(other / name, of) == pytest.approx(column(directory / name, of), rel=1e-6, abs=1e-9)
+        files, those = ({path.name for path in place.iterdir()} for place in (other, directory))
+        assert those - files == {"last.ckpt"} and not files - those
+        assert column(other / "history.csv", "step") == [20]
+    again = command(*typed, "output_dir=stacked", STACK)
+    assert counts(again.err) == {"cells": 2, "done already": 2}
+
+
+def test_a_stack_that_is_killed_leaves_its_cells_to_the_next(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    typed = ("-m", "seed=0,1,2,3,4", "method=deep_svdd", STACK, *TINY)
+    process = start(*typed)
+    kill(process, 1, 0)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    before = written()
+    outcome = command(*typed)
+    assert counts(outcome.err) == {"cells": 5, "run": 5 - len(before), "done already": len(before)}
+    check_restart(before, written())
+
+
+def test_a_cell_of_another_process_is_left_out_of_a_stack(command):
+    typed = ("-m", "seed=0,1,2", "method=deep_svdd", *TINY)
+    first, second, third = directories_of(*typed[1:])
+    other = FileLock(second.with_name(f".{second.name}.lock"))
+    second.parent.mkdir(parents=True)
+    with other:
+        outcome = command(*typed, STACK)
+        assert counts(outcome.err) == {"cells": 3, "run": 2, "being run by another process": 1}
+    assert {place: found["train/stacked"] for place, found in results().items()} == {first: 2, third: 2}
+
+
+def test_cells_that_cannot_be_trained_as_one_are_trained_one_by_one(command, monkeypatch):
+    typed = ("-m", "seed=0,1", "method=devnet,deep_svdd", *TINY, STACK)
+
+    def diverges(*_):
+        raise TrainingError("step 3: the loss is nan")
+
+    monkeypatch.setattr(run, "fit_together", diverges)
+    outcome = command(*typed)
+    assert outcome.code == 0 and counts(outcome.err) == {"cells": 4, "run": 4}
+    told = [line.split("one by one: ")[1] for line in outcome.err.splitlines() if "one by one: " in line]
+    assert told == [
+        "method devnet has no stacked form",
+        "together, step 3: the loss is nan",
+    ]
+    assert not any("train/stacked" in found for found in results().values())
+
+
+def test_an_error_of_one_cell_of_a_stack_loses_no_other(command, monkeypatch):
+    original = run.write_results
+
+    def fails(spec, *rest):
+        if spec.config.seed == 1:
+            raise TrainingError("a score is not finite")
+        return original(spec, *rest)
+
+    monkeypatch.setattr(run, "write_results", fails)
+    outcome = command("-m", "seed=0,1,2", "normal_class=0,10", "method=deep_svdd", *TINY, STACK)
+    assert outcome.code == 2
+    assert counts(outcome.err) == {"cells": 6, "run": 2, "failed": 1, "refused": 3}
+    assert [found["train/stacked"] for found in results().values()] == [3, 3]
+    (failed,) = Path("outputs").rglob("failed.json")
+    assert json.loads(failed.read_text())["error"] == "a score is not finite"
 
 
 # ------------------------------------------------------------------------------------------------------------- failures
