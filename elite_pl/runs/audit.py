@@ -21,6 +21,7 @@ NEIGHBORS = 10
 REFERENCES = 10_000  # samples among which neighbors are looked for
 SIDE = 32  # pixels of the sides to which images shrink before they are compared
 CELLS, ORIENTATIONS = 7, 9  # of their gradients, as in conf/feature_map/oriented_gradients.yaml
+AT_ONCE = 50  # images whose gradients are taken at a time: they need two hundred times the memory of gray bytes
 FIRST = 50  # samples that a person may look at
 
 
@@ -111,7 +112,8 @@ def compared(sample: Tensor) -> Tensor:
     if sample.ndim == 4 and max(sample.shape[2:]) > SIDE:
         sample = functional.adaptive_avg_pool2d(sample, SIDE)
     if sample.ndim == 4 and min(sample.shape[2:]) >= SMALLEST:
-        sample = OrientedGradients(CELLS, ORIENTATIONS, torch.ones(()))(sample.float())
+        gradients = OrientedGradients(CELLS, ORIENTATIONS, torch.ones(()))
+        sample = torch.cat([gradients(part.float()) for part in sample.split(AT_ONCE)])
     return sample.flatten(1).float()
 
 

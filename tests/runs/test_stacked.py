@@ -56,9 +56,11 @@ def test_20_steps_together_are_those_of_each(typed, double):
     assert not any(map(stacked.why_not, specs, detectors))
     stacked.fit_together(specs[0], detectors, data)
     for ours, (_, other, _) in zip(detectors, alone, strict=True):
-        theirs = other.state_dict()  # which also has what is recorded
+        theirs = other.state_dict()
         for name, value in ours.state_dict().items():
-            torch.testing.assert_close(value, theirs[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                value, theirs[name], rtol=1e-9, atol=1e-12, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
+            )
     one, another, _ = (next(ours.parameters()) for ours in detectors)
     assert one.dtype == torch.float64 and not torch.allclose(one, another)
 
