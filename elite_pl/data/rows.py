@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK = 2**26  # bytes that are read at a time, from a file or to be worked on
+BLOCK = 2**24  # bytes that are read at a time, from a file or to be worked on
 SCORED = 500  # samples that are scored at a time; of images, what more of them need does not fit a processor's cache
 
 

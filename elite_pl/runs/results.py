@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import reprlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from elite_pl.errors import InputError, full_disk
 from elite_pl.files import atomic_write, csv_text, parse_json, read_text, write_json
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 AUROC = "test/auroc"  # the metric that a study is about
 AVERAGE_PRECISION = "test/average_precision"
+ROWS = 10_000  # of a table, at a time
+Column = Callable[[slice], list[Any]]  # some rows of a column of a table
 # What the names of metrics begin with that a report calculates with.
 _NUMBERS = ("test/", "audit/", "train/seconds", "train/margin", "data/test", "data/pollution_unlabeled")
 
@@ -137,23 +139,28 @@ def forget_failure(directory: str | os.PathLike[str]) -> None:
     (Path(directory) / "failed.json").unlink(missing_ok=True)
 
 
-def _write_csv(path: str | os.PathLike[str], header: list[str], rows: Iterable[Iterable[object]]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(csv_text(header, rows), encoding="utf-8")
+def _write_csv(path: str | os.PathLike[str], columns: Mapping[str, Column], length: int) -> None:
+    """Writes a table some rows at a time: as Python objects all of them would take ten times their memory."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(csv_text(columns, []))
+        for start in range(0, length, ROWS):
+            part = slice(start, min(start + ROWS, length))
+            rows = zip(*(column(part) for column in columns.values()), strict=True)
+            file.write(csv_text(next(rows), rows))
 
 
-def _column(values: ArrayLike | None, kind: type, length: int) -> list[Any]:
+def _column(values: ArrayLike | None, kind: type | None = None) -> Column:
     """A column as Python numbers, which are written with all their digits; empty cells where nothing is known."""
-    return [""] * length if values is None else np.asarray(values).astype(kind).tolist()
+    if values is None:
+        return lambda part: [""] * (part.stop - part.start)
+    array = np.asarray(values, dtype=kind)
+    return lambda part: array[part].tolist()
 
 
-def _with_ids(
-    header: list[str], columns: list[list[Any]], ids: np.ndarray | None
-) -> tuple[list[str], Iterable[Iterable[object]]]:
-    """Header and rows of a table whose first column is an index, with the ids beside it if there are any."""
-    if ids is not None:
-        header, columns = [header[0], "id", *header[1:]], [columns[0], ids[columns[0]].tolist(), *columns[1:]]
-    return header, zip(*columns, strict=True)
+def _index(index: NDArray[Any], ids: NDArray[Any] | None) -> dict[str, Column]:
+    """The first column of a table, an index, with the ids beside it if there are any."""
+    columns = {"index": _column(index, int)}
+    return columns if ids is None else columns | {"id": lambda part: ids[index[part]].tolist()}
 
 
 def write_scores(
@@ -172,9 +179,9 @@ def write_scores(
         is_anomaly: (n,), or None where it is unknown: the column is then empty.
         ids: What the samples of the test part are called, or None: there is then no column `id` after the index.
     """
-    index = _column(index, int, 0)
-    columns = [index, _column(score, float, 0), _column(is_anomaly, int, len(index))]
-    _write_csv(path, *_with_ids(["index", "score", "is_anomaly"], columns, ids))
+    index = np.asarray(index)
+    columns = {"score": _column(score, float), "is_anomaly": _column(is_anomaly, int)}
+    _write_csv(path, _index(index, ids) | columns, len(index))
 
 
 def write_audit(
@@ -195,28 +202,28 @@ def write_audit(
     """
     suspicion = np.asarray(audit.suspicion, dtype=np.float64)
     order = np.lexsort((np.asarray(index), -suspicion))
-    n = len(order)
 
-    def column(values: ArrayLike | None, kind: type) -> list[Any]:
-        return _column(None if values is None else np.asarray(values)[order], kind, n)
+    def column(values: ArrayLike | None, kind: type | None = None) -> Column:
+        return _column(None if values is None else np.asarray(values)[order], kind)
 
-    def named(places: np.ndarray) -> list[Any]:
+    def named(places: NDArray[Any]) -> Column:
         """Returns the names of labeled samples, empty where there is none."""
-        return ["" if place < 0 else place if ids is None else ids[place] for place in places[order].tolist()]
+        return lambda part: [
+            "" if place < 0 else place if ids is None else ids[place] for place in places[order[part]].tolist()
+        ]
 
-    table = {
-        "index": column(index, int),
-        "suspicion": np.asarray(audit.suspicion)[order].tolist(),
+    table = _index(np.asarray(index)[order], ids) | {
+        "suspicion": column(audit.suspicion),
         "probability": column(audit.probability, float),
-        "verdict": np.where(np.asarray(audit.flagged)[order], "anomaly", "normal").tolist(),
-        "rank": list(range(1, n + 1)),
+        "verdict": lambda part: np.where(np.asarray(audit.flagged)[order[part]], "anomaly", "normal").tolist(),
+        "rank": _column(np.arange(1, len(order) + 1)),
         "nearest_normal": named(audit.nearest[:, 0]),
         "nearest_anomaly": named(audit.nearest[:, 1]),
     }
     if audit.meta_gradient is not None:
         table["meta_gradient"] = column(audit.meta_gradient, float)
     table["is_anomaly"] = column(is_anomaly, int)
-    _write_csv(path, *_with_ids(list(table), list(table.values()), ids))
+    _write_csv(path, table, len(order))
 
 
 def write_meta_gradient(
