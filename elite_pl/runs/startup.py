@@ -20,10 +20,10 @@ def keep_freed_memory() -> None:
 
 
 def import_lightning() -> None:
-    """Imports Lightning, and torchmetrics with it, without SciPy's signals and torchvision: a second less.
+    """Imports Lightning, and torchmetrics with it, without SciPy's signals, torchvision and pyplot: a second less.
 
-    torchmetrics imports them for metrics of audio and images wherever they are installed, and then goes without. This
-    is for a process of our own: in a program of somebody else's it would leave torchmetrics without those metrics.
+    torchmetrics imports them for metrics of audio and images and for plots wherever they are installed, and then goes
+    without. This is for a process of our own: in a program of somebody else's it would leave torchmetrics without them.
     """
     if "torchmetrics" in sys.modules or "scipy" in sys.modules:
         return
@@ -32,7 +32,7 @@ def import_lightning() -> None:
     available = RequirementCache.__bool__
 
     def needed(cache: RequirementCache) -> bool:
-        return not str(cache.requirement).startswith(("scipy", "torchvision")) and available(cache)
+        return not str(cache.requirement).startswith(("scipy", "torchvision", "matplotlib")) and available(cache)
 
     setattr(RequirementCache, "__bool__", needed)  # noqa: B010 -- mypy lets nobody assign to a method
     sys.modules["scipy"] = None  # type: ignore[assignment]  # Python's word for what is not to be found
