@@ -310,9 +310,9 @@ def test_labels_only_is_scored_with_statistics_of_all_training_samples(command):
     torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-4)
 
 
-def test_a_command_does_not_import_what_metrics_of_sound_and_images_need():
+def test_a_command_does_not_import_what_metrics_of_sound_and_images_and_plots_need():
     imports = "from elite_pl.runs import startup; startup.import_lightning(); import elite_pl.runs.launch, sys"
-    heavy = "assert not {'scipy.signal', 'torchvision'} & set(sys.modules); import scipy, torchvision"
+    heavy = "assert not {'scipy.signal', 'torchvision', 'matplotlib'} & set(sys.modules); import scipy, torchvision"
     subprocess.run([sys.executable, "-c", f"{imports}; {heavy}"], check=True)
 
 

@@ -254,7 +254,8 @@ class Sweep(Sweeper):
         Why these are left is told once.
         """
         if not self.runs_here:
-            return self.tell_alone(f"{type(self.launcher).__name__} runs cells in processes of their own")
+            self.tell_alone(f"{type(self.launcher).__name__} runs cells in processes of their own")
+            return
         kinds: dict[str, list[Cell]] = {}
         for cell in cells:
             kinds.setdefault(cell.kind, []).append(cell)
