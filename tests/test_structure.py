@@ -38,7 +38,6 @@ PLACES = {
     "pytorch_lightning": {"data.datamodule", "methods", "runs"},
     "scipy": {"report.statistics"},
     "sklearn": {
-        "data.sources.embedded",
         "methods.extra_trees",
         "methods.isolation_forest",
         "methods.label_spreading",

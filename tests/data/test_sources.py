@@ -55,6 +55,7 @@ def test_digits():
     assert arrays.y_train.dtype == arrays.y_test.dtype == np.int64
     assert np.unique(arrays.y_test).tolist() == list(range(10))
     assert arrays.class_names == tuple("0123456789") and arrays.labels == "classes" and arrays.name == "digits"
+    assert arrays.fingerprint == "6e0f373d0ceddaa8", "that of the committed results"
     assert arrays.fingerprint == again.fingerprint and len(arrays.fingerprint) == 16
     distinct = {row.tobytes() for row in arrays.x_train} & {row.tobytes() for row in arrays.x_test}
     assert not distinct
