@@ -173,5 +173,5 @@ def fit_together(spec: RunSpec, detectors: Sequence[Detector], data: Sequence[Po
     for name, of_all in whole.named_buffers(recurse=False):  # and what was learned of each sample, in `setup`
         if not hasattr(detectors[0], name):
             for detector, own in zip(detectors, of_all, strict=True):
-                detector.register_buffer(name, own.clone())
+                detector.register_buffer(name, own)
     return trainer.current_epoch, trainer.global_step
