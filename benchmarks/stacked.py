@@ -152,9 +152,10 @@ trainer, which keeps nothing).
 
 NOTE = """\
 The machine was busy: the ratios count, not the times. A whole command gains less than its training: of what a further
-digits run costs in a stack, four fifths are its five pictures. Tried before, by a prototype in a bare loop that is not kept (64
-unlabeled and 20 labeled samples for the tabular network, 32 and 10 for the MLP, 128 and 20 for MNIST, 128 and 100 for
-CIFAR-10), over one by one:
+digits run costs in a stack, four fifths are its five pictures.
+
+Tried before, by a prototype in a bare loop that is not kept (64 unlabeled and 20 labeled samples for the tabular
+network, 32 and 10 for the MLP, 128 and 20 for MNIST, 128 and 100 for CIFAR-10), over one by one:
 
 | method, network | of | `torch.func.vmap` over the network | layers written out | |
 |---|---|---|---|---|
