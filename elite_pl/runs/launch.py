@@ -20,7 +20,8 @@ from elite_pl.cli import INTERRUPTED
 from elite_pl.errors import AloneError, InputError, TrainingError, foreseen, one_line
 from elite_pl.runs.build import PER_CORE
 from elite_pl.runs.results import finished
-from elite_pl.runs.run import run, run_together
+from elite_pl.runs.run import run
+from elite_pl.runs.run_together import run_together
 from elite_pl.runs.spec import RunSpec
 from elite_pl.runs.startup import keep_freed_memory
 
