@@ -84,6 +84,12 @@ def test_its_links_lead_somewhere(page):
     assert not [target for target in targets if not target.exists()]
 
 
+def test_the_numbers_of_readme_are_those_of_the_results():
+    shown = re.findall(r"\d+\.\d ± \d+\.\d", README.read_text())
+    measured = " ".join(page.read_text() for page in RESULTS)
+    assert len(shown) > 20 and not [number for number in shown if number not in measured]
+
+
 def test_from_python(monkeypatch, tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert block in (ROOT / "docs" / "quick_start.md").read_text(), "the same on both pages"
