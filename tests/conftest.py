@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -39,6 +40,19 @@ def blank_pictures():
 def rendered(monkeypatch):
     """Pictures as they are."""
     monkeypatch.setattr(Figure, "savefig", render)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """Hydra composes a command twice, first to see whether it is a sweep by `hydra.mode`, which experiments alone set."""
+    original = Hydra.get_mode
+
+    def mode(self, config_name, overrides):
+        return original(self, config_name, overrides) if any("experiment" in o or "hydra" in o for o in overrides) else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", mode)
+        yield
 
 
 @dataclass

@@ -29,7 +29,7 @@ OF_VECTORS = {  # a method for each score
     "Reconstruction": ("autoencoder", SHORT),
     "PairRelation": ("prenet", SHORT),
     "BoundedHead": ("rosas", SHORT),
-    "Mixture": ("auto", ()),
+    "Mixture": ("auto", ("threshold=fitted",)),
     "ScalarHead": ("devnet", ("epochs=1", "batch_size=32", "threshold=fitted")),
     "RobustSubspace": ("rsrae", ("epochs=1", "batch_size=32", "threshold=fitted")),
     "ClassTrees": ("extra_trees", ()),

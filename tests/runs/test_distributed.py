@@ -23,7 +23,7 @@ from elite_pl.methods.base import Detector
 
 NO_BATCH_NORM = ("backbone=mlp", "backbone.norm=none", "threads=1", "method.pretrain_epochs=1")
 SGD = ("method.optimizer._target_=torch.optim.SGD", "method.optimizer.lr=0.01")
-STEPS = ("epochs=6", "trainer.check_val_every_n_epoch=6")  # 4 steps an epoch
+STEPS = ("epochs=4", "trainer.check_val_every_n_epoch=4")  # 4 steps an epoch
 
 
 def train(command, processes, *arguments):
@@ -45,14 +45,14 @@ def difference(one, other):
 
 
 @pytest.mark.parametrize(
-    "optimizer, precision, batch_size, bound",
-    [(SGD, 64, 32, 1e-9), ((), 64, 30, 1e-9), (SGD, 32, 30, 1e-6)],
+    "optimizer, precision, batch_size, bound, processes",
+    [(SGD, 64, 32, 1e-9, (2,)), ((), 64, 30, 1e-9, (2, 4)), (SGD, 32, 30, 1e-6, (4,))],
     ids=["sgd-float64-32", "adam-float64-30", "sgd-float32-30"],
 )
-def test_the_number_of_processes_does_not_matter(command, optimizer, precision, batch_size, bound):
+def test_the_number_of_processes_does_not_matter(command, optimizer, precision, batch_size, bound, processes):
     same = (*NO_BATCH_NORM, *optimizer, *STEPS, f"batch_size={batch_size}", f"trainer.precision={precision}")
-    one, two, four = (train(command, processes, *same) for processes in (1, 2, 4))
-    for several in (two, four):
+    one = train(command, 1, *same)
+    for several in (train(command, n, *same) for n in processes):
         assert difference(one, several) < bound
         assert metrics(several)["test/auroc"] == metrics(one)["test/auroc"]
         for name in ("audit.csv", "history.csv", "scores.csv"):
@@ -135,12 +135,13 @@ def test_every_test_sample_is_scored_once(command, monkeypatch):
 
 @pytest.mark.parametrize("method", ["elite_svdd", "loe_hard", "rsrae"])
 def test_micro_batches_are_one_step_clipped_and_scheduled(command, method):
-    same = (f"method={method}", *METHODS[method], *NO_BATCH_NORM, *SGD, *STEP, "epochs=3", "trainer.precision=64")
+    same = (f"method={method}", *METHODS[method], *NO_BATCH_NORM, *SGD, *STEP, "epochs=2", "trainer.precision=64")
     whole = train(command, 1, *same, "batch_size=36")
     in_parts = [train(command, n, *same, "batch_size=12", "trainer.accumulate_grad_batches=3") for n in (1, 2)]
     assert all(difference(whole, parts) < 1e-9 for parts in in_parts)
-    without = train(command, 1, *same, "batch_size=36", "trainer.gradient_clip_val=100")
-    assert difference(whole, without) > 1e-8, "clipping does something"
+    if method == "elite_svdd":
+        without = train(command, 1, *same, "batch_size=36", "trainer.gradient_clip_val=100")
+        assert difference(whole, without) > 1e-8, "clipping does something"
 
 
 def test_micro_batches_share_one_gradient_of_the_labeled_loss(command, monkeypatch):
@@ -174,7 +175,7 @@ def test_micro_batches_move_the_running_statistics_once(command, monkeypatch, pr
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_meta_gradient_is_not_taken_in_half_precision(command, monkeypatch, processes):
     methods = ("elite_svdd", "deep_svdd")
-    same = ("threads=1", "epochs=5")
+    same = ("threads=1", "epochs=3")
     single = [metrics(train(command, 1, *same, f"method={method}"))["test/auroc"] for method in methods]
 
     def watched(original):
@@ -237,9 +238,11 @@ def test_a_process_that_dies_ends_its_job_alone_and_the_same_command_goes_on(com
     assert f"process {process} of 2 died (SIGKILL)" in outcome.err
     assert not multiprocessing.active_children()
     assert [path.parent.name.split("_seed")[1][0] for path in Path("outputs").rglob("metrics.json")] == ["1"]
-    resumed, whole = command(*DDP), command(*DDP, "output_dir=whole")
+    resumed = command(*DDP)
     assert len(results(resumed.directory)[3].splitlines()) == 5
-    assert results(resumed.directory) == results(whole.directory)
+    if process == 1:
+        whole = command(*DDP, "output_dir=whole")
+        assert results(resumed.directory) == results(whole.directory)
 
 
 @pytest.mark.parametrize("told", ["one process", "the command"])
