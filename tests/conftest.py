@@ -44,11 +44,12 @@ def rendered(monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def composed_once():
-    """Hydra composes a command twice, first to see whether it is a sweep by `hydra.mode`, which experiments alone set."""
+    """Hydra composes a command twice, first to see whether `hydra.mode` makes it a sweep: only experiments set that."""
     original = Hydra.get_mode
 
     def mode(self, config_name, overrides):
-        return original(self, config_name, overrides) if any("experiment" in o or "hydra" in o for o in overrides) else None
+        sweeps = any("experiment" in override or "hydra" in override for override in overrides)
+        return original(self, config_name, overrides) if sweeps else None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Hydra, "get_mode", mode)

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -247,11 +246,11 @@ def test_a_process_that_dies_ends_its_job_alone_and_the_same_command_goes_on(com
 
 @pytest.mark.parametrize("told", ["one process", "the command"])
 def test_sigterm_ends_the_job_with_one_line(tmp_path, told):
-    arguments = ["logger=none", *DDP, "epochs=5000", f"output_dir={tmp_path}"]
-    main, children = running_in_two(arguments, tmp_path)
+    main, children = running_in_two(tmp_path)
     os.kill(main.pid if told == "the command" else children[1], signal.SIGTERM)
-    _, err = main.communicate(timeout=60)
-    assert main.returncode == (143 if told == "the command" else 1)
+    main.join(60)
+    assert main.exitcode == (143 if told == "the command" else 1)
+    err = (tmp_path / "errors").read_text()
     assert err.splitlines()[-1].endswith("interrupted: the same command goes on from the last epoch")
     assert not any(map(running, children)) and not list(tmp_path.rglob("*.lock")) and "Traceback" not in err
 
@@ -331,25 +330,28 @@ def test_two_machines_make_one_run(command, capfd):
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path):
-    main, children = running_in_two(["logger=none", *DDP, "epochs=5000", f"output_dir={tmp_path}"], tmp_path)
+    main, children = running_in_two(tmp_path)
     main.kill()
-    main.communicate()
+    main.join()
     deadline = time.monotonic() + 60
     while any(map(running, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(running, children))
 
 
-def running_in_two(arguments, place):
-    """A command that has begun to train, and the numbers of its two processes."""
-    main = subprocess.Popen(
-        [sys.executable, "-m", "elite_pl.train", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def endless(place):
+    """The command in a process of its own, which says in a file what goes wrong."""
+    sys.argv = ["elite_pl.train", "logger=none", *DDP, "epochs=5000", f"output_dir={place}"]
+    with open(place / "errors", "w", buffering=1) as sys.stderr:
+        train_command.main()
+
+
+def running_in_two(place):
+    """A command that has begun to train, forked from here, and the numbers of its two processes."""
+    main = multiprocessing.get_context("fork").Process(target=endless, args=(place,))
+    main.start()
     deadline = time.monotonic() + 300
-    while not list(place.rglob("last.ckpt")) and main.poll() is None and time.monotonic() < deadline:
+    while not list(place.rglob("last.ckpt")) and main.is_alive() and time.monotonic() < deadline:
         time.sleep(0.1)
     children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
     assert len(children) == 2
