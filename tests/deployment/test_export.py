@@ -29,7 +29,10 @@ OF_VECTORS = {  # a method for each score
     "Reconstruction": ("autoencoder", SHORT),
     "PairRelation": ("prenet", SHORT),
     "BoundedHead": ("rosas", SHORT),
-    "Mixture": ("auto", ("threshold=fitted", "method.folds.vectors=0")),
+    "Mixture": (
+        "auto",
+        ("threshold=fitted", "method.folds.vectors=0", "method.candidates.vectors.elite_tabular.seeds=1"),
+    ),
     "ScalarHead": ("devnet", ("epochs=1", "batch_size=32", "threshold=fitted")),
     "RobustSubspace": ("rsrae", ("epochs=1", "batch_size=32", "threshold=fitted")),
     "ClassTrees": ("extra_trees", ("threshold=fitted",)),
