@@ -1,13 +1,13 @@
 """The recommended method: several methods together, weighted by what cross-fitted labels say of each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from elite_pl.annotations import at_least, checked
+from elite_pl.annotations import Share, at_least, checked
 from elite_pl.methods.base import BaseDetector
 from elite_pl.models.mixture import Member, Mixture
 
@@ -18,6 +18,7 @@ class Candidate(NamedTuple):
     Attributes:
         name: The candidate's name.
         prior: Its weight where nothing else is known.
+        scaled_by: What scales the prior, see `Auto`.
         scores: What it has learned, one a seed.
         unlabeled: Their scores of the unlabeled samples, shape (seeds, N).
         auroc: Its ROC AUC on labeled samples that were held out, with its standard error; None where none were.
@@ -26,10 +27,19 @@ class Candidate(NamedTuple):
 
     name: str
     prior: float
+    scaled_by: Sequence[str]
     scores: Sequence[Member]
     unlabeled: Tensor
     auroc: tuple[float, float] | None
     seconds: float
+
+
+# By what a prior can be scaled, see `Auto`: functions of A and of π.
+SCALES: dict[str, Callable[[float, float], float]] = {
+    "clean": lambda area, pollution: 1 - pollution,
+    "polluted": lambda area, pollution: pollution,
+    "odds": lambda area, pollution: min(max(area / max(1 - area, 1e-6), 2.0), 32.0),
+}
 
 
 class Auto(BaseDetector):
@@ -40,17 +50,27 @@ class Auto(BaseDetector):
     looks 10 points worse than the best counts a seventh of it, at 0.2 three fifths. Where there are too few labels to
     hold some out, the priors decide.
 
+    Held-out labels hardly tell how a candidate copes with hidden anomalies, nor with kinds of them that have no label.
+    So a prior can be scaled by what they do tell:
+
+    - `clean`: by 1 - π, with the share π of anomalies among the unlabeled samples, `Posterior.hidden` of the mean of
+      all candidates; for learners that take unlabeled samples for normal.
+    - `polluted`: by π, for learners that hidden anomalies do not mislead.
+    - `odds`: by A / (1 - A), between 2 and 32. Where neighbors share their label, label spreading follows even kinds of
+      anomalies that have none, and the others do not.
+
     `elite_pl.runs.candidates` trains the candidates, each as a run of its own would be.
 
     Args:
         name: The method's name in logs and tables.
         candidates: By kind of data (`vectors`, `images`, `features`), then by name: what of the root configuration is
-            other for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), and of how
-            many `seeds` it is the mean (1). One that needs labels which are not there is left out; if none is left,
-            those of `vectors_unlabeled` and so on take their place.
+            other for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), by what that
+            is `scaled_by` (nothing), and of how many `seeds` it is the mean (1). One that needs labels which are not
+            there is left out; if none is left, those of `vectors_unlabeled` and so on take their place.
         folds: By kind of data: parts of the labeled samples that are held out in turn; 0: the priors decide.
         fewest: Labeled samples of each kind below which nothing is held out.
         temperature: By kind of data: see above.
+        pollution: π where nothing is held out.
         optimizer: Not used, as of `ShallowDetector`.
     """
 
@@ -65,28 +85,46 @@ class Auto(BaseDetector):
         folds: dict[str, Any],
         fewest: Annotated[int, at_least(2)],
         temperature: dict[str, Any],
+        pollution: Share = 0.1,
         optimizer: Any = None,
     ) -> None:
         super().__init__()
         if not all(0 < value < math.inf for value in temperature.values()):
             raise ValueError(f"temperature={temperature}: must be a positive number for each kind of data")
         self.name, self.candidates = name, candidates
-        self.folds, self.fewest, self.temperature = folds, fewest, temperature
+        for name, candidate in ((name, one) for group in candidates.values() for name, one in group.items()):
+            if unknown := {*candidate.get("scaled_by", [])} - {*SCALES}:
+                raise ValueError(f"{name}.scaled_by: {', '.join(unknown)}: is none of {', '.join(SCALES)}")
+        self.folds, self.fewest, self.temperature, self.pollution = folds, fewest, temperature, pollution
         self.score = Mixture([])
         self.found: dict[str, float] = {}
 
-    def weights(self, candidates: list[Candidate], kind: str) -> list[float]:
-        """The weights of candidates for a kind of data in the mean, with sum 1."""
+    def weights(self, candidates: list[Candidate], kind: str, pollution: float) -> list[float]:
+        """The weights of candidates for a kind of data in the mean, with sum 1; π as described above."""
         best = max(found.auroc[0] for found in candidates if found.auroc) if candidates[0].auroc else 0.0
-        logits = [
-            torch.tensor(found.prior).log() + (found.auroc[0] - best if found.auroc else 0.0) / self.temperature[kind]
-            for found in candidates
-        ]
-        return torch.stack(logits).double().softmax(0).tolist()
+        weights = []
+        for found in candidates:
+            area = found.auroc[0] if found.auroc else best
+            scale = math.prod(SCALES[by](area, pollution) for by in found.scaled_by)
+            weights.append(found.prior * scale * math.exp((area - best) / self.temperature[kind]))
+        return [weight / sum(weights) for weight in weights]
 
-    def combine(self, candidates: list[Candidate], kind: str) -> list[float]:
-        """Makes the score from trained candidates for a kind of data, and returns their weights."""
-        weights = self.weights(candidates, kind)
+    def combine(self, candidates: list[Candidate], kind: str, pollution: float | None = None) -> list[float]:
+        """Makes the score from trained candidates.
+
+        Args:
+            candidates: The candidates.
+            kind: Their kind of data.
+            pollution: π; None where nothing was held out.
+
+        Returns:
+            Their weights.
+        """
+        if pollution is None:
+            pollution = self.pollution
+        else:
+            self.found["auto/pollution"] = pollution
+        weights = self.weights(candidates, kind, pollution)
         scores = torch.cat([found.unlabeled for found in candidates])
         self.score = Mixture([score for found in candidates for score in found.scores])
         each = []  # seed
@@ -100,5 +138,5 @@ class Auto(BaseDetector):
         return weights
 
     def facts(self) -> dict[str, float]:
-        """Of each candidate its weight, its seconds, and its ROC AUC on labeled samples that were held out."""
+        """Of each candidate its weight, its seconds, and its ROC AUC on labeled samples that were held out; and π."""
         return self.found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from elite_pl import seeding
 from elite_pl.algorithm import metrics
-from elite_pl.algorithm.calibration import at_share, share_below
+from elite_pl.algorithm.calibration import at_share, posterior, share_below
 from elite_pl.config import Config, plain
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
@@ -38,6 +38,7 @@ class Able(NamedTuple):
     spec: RunSpec
     data: PollutedData
     prior: float
+    scaled_by: Sequence[str]
     seeds: int
 
 
@@ -59,7 +60,7 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
     fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
     folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
     candidates, held = [], []
-    for name, own, under, prior, seeds in able(auto, spec, data):
+    for name, own, under, prior, scaled_by, seeds in able(auto, spec, data):
         begun = time.monotonic()
         auroc = None
         if folds:
@@ -71,12 +72,27 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
                 Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
             )
             unlabeled.append(detector.score_samples(under.unlabeled).double())
-        found = Candidate(name, prior, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
+        found = Candidate(name, prior, scaled_by, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
-    weights = auto.combine(candidates, kind_of(data))
+    weights = auto.combine(candidates, kind_of(data), pollution(held, data.labeled_y) if held else None)
     log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
     return together(auto, candidates, held) if held else None
+
+
+def pollution(held: list[CrossFit], label: Tensor) -> float:
+    """Estimates the share of anomalies among the unlabeled samples, by all candidates alike.
+
+    Args:
+        held: The cross-fitting of each, on the same folds.
+        label: +1 or -1 for each labeled sample.
+    """
+
+    def rarity(part: str) -> Tensor:
+        return torch.stack([-torch.log1p(-getattr(found, part)) for found in held]).mean(0)
+
+    labeled, unlabeled = rarity("labeled"), rarity("unlabeled")
+    return posterior(share_below(labeled, unlabeled), label, share_below(unlabeled, unlabeled)).hidden.mean
 
 
 def with_seeds(spec: RunSpec, data: PollutedData, seeds: int) -> Iterator[tuple[RunSpec, PollutedData]]:
@@ -142,7 +158,7 @@ def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
 def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
     split = replace(data.split, test=data.split.test[:0])
     for name, candidate in candidates.items():
-        settings = {key: value for key, value in candidate.items() if key not in ("prior", "seeds")}
+        settings = {key: value for key, value in candidate.items() if key not in ("prior", "scaled_by", "seeds")}
         own = with_settings(spec, settings)
         under = data.under(
             split,
@@ -154,7 +170,14 @@ def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> I
         except LabelError as error:
             log.info("%s is left out: %s", name, error)
             continue
-        yield Able(name, own, under, float(candidate.get("prior", 1)), candidate.get("seeds", 1))
+        yield Able(
+            name,
+            own,
+            under,
+            float(candidate.get("prior", 1)),
+            candidate.get("scaled_by", ()),
+            candidate.get("seeds", 1),
+        )
 
 
 def with_settings(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:

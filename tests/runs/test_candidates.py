@@ -73,7 +73,7 @@ def test_images_are_scored_by_their_edges(tmp_path):
     y[:10], y[80:90] = 1, -1
     detector = elite_pl.fit(x, y, overrides=["method.candidates.images.extra_trees.method.trees=10"])
     weight = detector.model.weight
-    assert weight[0] > 0.5 > weight[1:].max() and len(weight) == 3, "four times the prior of the others"
+    assert weight[0] > 0.8 > weight[1:].max() and len(weight) == 3, "neighbors share their label here"
     scores = detector.score(x)
     assert scores[80:].min() > scores[:80].max()
     detector.save(tmp_path / "detector.pt")
@@ -85,16 +85,45 @@ def test_candidates_have_feature_maps_of_their_own(table):
         elite_pl.fit(*table, method="auto", overrides=["feature_map=tabular"])
 
 
+def candidate(name, prior=1.0, scaled_by=(), auroc=(0.9, 0.05)):
+    return Candidate(name, prior, scaled_by, [], torch.zeros(1, 1), auroc, 0.0)
+
+
 def test_a_candidate_that_looks_worse_counts_less():
     auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
-    found = [
-        Candidate(name, prior, [], torch.zeros(1, 1), auroc, 0.0)
-        for name, prior, auroc in (("a", 1.0, (0.9, 0.05)), ("b", 1.0, (0.8, 0.05)), ("c", 2.0, (0.9, 0.05)))
-    ]
+    found = [candidate("a"), candidate("b", auroc=(0.8, 0.05)), candidate("c", prior=2.0)]
     e = np.exp(-1)
-    np.testing.assert_allclose(auto.weights(found, "vectors"), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
-    np.testing.assert_allclose(
-        auto.weights([part._replace(auroc=None) for part in found], "vectors"), [0.25, 0.25, 0.5]
-    )
+    np.testing.assert_allclose(auto.weights(found, "vectors", 0.1), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
+    unknown = [one._replace(auroc=None) for one in found]
+    np.testing.assert_allclose(auto.weights(unknown, "vectors", 0.1), [0.25, 0.25, 0.5])
     with pytest.raises(ValueError, match=r"temperature=.*must be a positive number for each kind of data"):
         Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
+
+
+def test_priors_follow_the_pollution_and_the_graph():
+    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
+    found = [candidate("tree"), candidate("elite", 2.0, ["clean"]), candidate("graph", 1.0, ["polluted", "odds"])]
+    np.testing.assert_allclose(auto.weights(found, "vectors", 0.1), np.array([1, 1.8, 0.9]) / 3.7, rtol=1e-6)
+    np.testing.assert_allclose(auto.weights(found, "vectors", 0.5), np.array([1, 1, 4.5]) / 6.5, rtol=1e-6)
+    for area, odds in ((0.5, 2), (0.9, 9), (1.0, 32)):
+        found = [candidate("tree", auroc=(area, 0.1)), candidate("graph", 0.5, ["odds"], auroc=(area, 0.1))]
+        np.testing.assert_allclose(auto.weights(found, "vectors", 0.1)[1], odds / (2 + odds), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"a\.scaled_by: luck: is none of clean, polluted, odds"):
+        Auto(name="auto", candidates={"vectors": {"a": {"scaled_by": ["luck"]}}}, folds={}, fewest=4, temperature={})
+
+
+def test_hidden_anomalies_give_the_graph_the_place_of_elite():
+    """Eight tight kinds of anomalies and a wide normal class: what is hidden shows in where the labels rank."""
+    rng = np.random.default_rng(0)
+    weight = {}
+    for hidden in (10, 200):
+        kinds = rng.normal(0, 6, (8, 6))
+        x = np.concatenate(
+            [rng.normal(0, 1, (210, 6)), kinds[np.arange(10 + hidden) % 8] + rng.normal(0, 1, (10 + hidden, 6))]
+        )
+        y = np.zeros(len(x), dtype=int)
+        y[:10], y[210:220] = 1, -1
+        detector = elite_pl.fit(x, y, method="auto", overrides=SHORT)
+        weight[hidden] = detector.model.weight[2:].tolist()
+    assert weight[10][0] < sum(weight[10][1:]), "elite_tabular, of four seeds"
+    assert weight[200][0] > sum(weight[200][1:])
