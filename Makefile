@@ -35,7 +35,7 @@ demo: $(READY) ## five methods on digits of which half are anomalies: 45 runs, o
 test: $(READY) ## all tests, two at a time; ARGS="-k digits -n 0" goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-coverage: $(READY) ## the fast tests, with the share of lines and branches that they reach
+coverage: $(READY) ## the fast tests, with the share of lines and branches that they reach: 90 % at least
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term $(ARGS)
 
 lowest: $(READY) ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-lowest

@@ -23,7 +23,7 @@ class Range:
     """The allowed values of a type: `Annotated[float, Range("a number above 1", lambda value: value > 1)]`.
 
     Attributes:
-        words: What a value must be.
+        words: The condition in words.
         holds: Whether a value of the type is that.
     """
 

@@ -18,7 +18,7 @@ class Estimate:
     """Counts steps, and says once how much time is left if it is long.
 
     Args:
-        what: What takes the time.
+        what: The name of the work.
         steps: How many steps there are to make.
         after: Seconds after which it speaks.
         long: Seconds left that are worth a word.
@@ -48,7 +48,7 @@ class Progress:
     """Counts samples, and reports progress on standard error: on one line of a terminal, else every few seconds.
 
     Args:
-        what: What is done to them, such as `scored`.
+        what: A past participle for the message, such as `scored`.
         total: How many there are; None if unknown.
     """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -39,6 +40,20 @@ def blank_pictures():
 def rendered(monkeypatch):
     """Pictures as they are."""
     monkeypatch.setattr(Figure, "savefig", render)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """Hydra composes a command twice, first to see whether `hydra.mode` makes it a sweep: only experiments set that."""
+    original = Hydra.get_mode
+
+    def mode(self, config_name, overrides):
+        sweeps = any("experiment" in override or "hydra" in override for override in overrides)
+        return original(self, config_name, overrides) if sweeps else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", mode)
+        yield
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 DOCS = Path(__file__).parent.parent / "docs"
-QUICK = ("epochs=1", "method.pretrain_epochs=0", "logger=none", "threads=1")
+QUICK = ("epochs=1", "logger=none", "threads=1")
 
 
 def photos(folder: Path) -> None:
@@ -38,7 +38,7 @@ def tables(folder: Path) -> None:
 
 
 PAGES = {
-    "own_images": (photos, "path,label\nunlabeled/03.png,anomaly\n", "detector.onnx"),
+    "own_images": (photos, "path,label\nunlabeled/03.png,anomaly\n", "detector_export"),
     "own_tables": (tables, "id,label\nr30,anomaly\n", "detector_export"),
 }
 

@@ -106,9 +106,10 @@ NEEDS = {
     "backbone/lenet": ["dataset=mnist"],
     "backbone/lenet_fmnist": ["dataset=fmnist"],
     "backbone/lenet_release": ["dataset=cifar10", "dataset.size=32"],
-    "backbone/strided": ["dataset=cifar10", "method=elite_ae"],
+    "backbone/strided": ["dataset=cifar10", "dataset.size=16", "method=elite_ae"],
     "backbone/timm": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=tiny"],
     "backbone/torchvision": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=mobilenet_v3_small"],
+    "method/auto": ["method.candidates.vectors.elite_tabular.seeds=1"],
     "method/deep_svdd_published": ["dataset=mnist"],
     "method/elite_svdd_release": ["dataset=mnist"],
     "method/elite_ae_release": ["dataset=fmnist"],
@@ -131,21 +132,22 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if list(path.glob("*.yaml")
 OPTIONS = [f"{group}/{option}" for group in GROUPS for option in options(group) if group != "experiment"]
 
 
-@pytest.fixture
-def data_folder(tmp_path):
-    """Files where the data sets look for them: random pixels instead of the real ones."""
+@pytest.fixture(scope="module")
+def made_files(tmp_path_factory):
+    """Files where the data sets look for them: random pixels instead of the real ones, ten of a class to test on."""
     rng = np.random.default_rng(0)
-    folder, y = tmp_path / "data", np.repeat(np.arange(10, dtype=np.uint8), 60)
+    folder, y = tmp_path_factory.mktemp("data"), np.repeat(np.arange(10, dtype=np.uint8), 60)
     for name in ("MNIST", "FashionMNIST"):
         raw = folder / name / "raw"
         raw.mkdir(parents=True)
         x = rng.integers(0, 256, (600, 28, 28), dtype=np.uint8)
-        for part in ("train", "t10k"):
-            sizes = np.array([2051, *x.shape], dtype=">i4")
-            (raw / f"{part}-images-idx3-ubyte").write_bytes(sizes.tobytes() + x.tobytes())
-            (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([2049, 600], dtype=">i4").tobytes() + y.tobytes())
+        for part, every in (("train", 1), ("t10k", 6)):
+            images, labels = x[::every], y[::every]
+            sizes = np.array([2051, *images.shape], dtype=">i4"), np.array([2049, len(labels)], dtype=">i4")
+            (raw / f"{part}-images-idx3-ubyte").write_bytes(sizes[0].tobytes() + images.tobytes())
+            (raw / f"{part}-labels-idx1-ubyte").write_bytes(sizes[1].tobytes() + labels.tobytes())
     x = rng.integers(0, 256, (600, 3, 32, 32), dtype=np.uint8)
-    np.savez(folder / "cifar10.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(folder / "cifar10.npz", x_train=x, y_train=y, x_test=x[::6], y_test=y[::6])
     np.savez(folder / "own.npz", x=x[:, 0, :3, 0], y=y)
     known = np.where(y < 2, 1 - 2 * (y % 2.0), 0).astype(int)
     np.save(folder / "own.npy", x[:, 0, :3, 0])
@@ -156,6 +158,13 @@ def data_folder(tmp_path):
         (folder / "photos" / place).mkdir(parents=True, exist_ok=True)
         Image.fromarray(x[i].transpose(1, 2, 0)).save(folder / "photos" / place / f"{i}.png")
     return folder
+
+
+@pytest.fixture
+def data_folder(made_files, tmp_path):
+    """The same, as `data` in the folder of a test."""
+    (tmp_path / "data").symlink_to(made_files)
+    return tmp_path / "data"
 
 
 def composed(*overrides: str):

@@ -25,7 +25,7 @@ def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
 
     Args:
         module: The network.
-        use: What a pass normalizes with: `"batch"`, its own batch's statistics, or `"running"`, the running ones.
+        use: The statistics that a pass normalizes with: `"batch"`, its own batch's, or `"running"`, the running ones.
 
     Raises:
         ValueError: If `use` is neither of the two.

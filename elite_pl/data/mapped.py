@@ -47,7 +47,7 @@ class Mapped:
         for one in kept:
             if preprocessing.same(one.preprocessing):
                 return one
-        like = preprocessing.scaled(preprocessing.once(Rows(training)[:1]))
+        like = preprocessing.scaled(preprocessing.once(Rows(training)[:1].copy()))  # PyTorch warns of read-only files
         if len(training) * like.nbytes > MOST:
             return None
         kept.append(cls(len(training), like, preprocessing))

@@ -59,7 +59,9 @@ def to_graph(detector: TrainedDetector) -> ExportedProgram:
 
 def write_torch(program: ExportedProgram, path: Path) -> None:
     """Writes a graph that `torch.export.load` reads (`.pt2`), weights and all."""
-    torch.export.save(program, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor found")  # of a transposed one, which it saves right
+        torch.export.save(program, path)
 
 
 def missing_for_onnx() -> list[str]:

@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
     Attributes:
         names: Ids or paths, or indices (n,).
-        values: What `TrainedDetector.score_checked` takes, shape (n, ...).
+        values: Samples for `TrainedDetector.score_checked`, shape (n, ...).
     """
 
     names: list[str] | np.ndarray
@@ -39,11 +39,11 @@ class Input(NamedTuple):
     """An input to score, opened and ready to be read in chunks.
 
     Attributes:
-        column: What the names of samples are: `"path"`, `"id"` or `"index"`.
+        column: The kind of names that samples have: `"path"`, `"id"` or `"index"`.
         total: How many samples there are; None where that takes a look at all of them.
         parts: All of them.
         notes: Notes for the user before scoring starts.
-        left_out: What is wrong with samples that cannot be read, by their names; filled while the parts are read.
+        left_out: Reasons why samples cannot be read, by their names; filled while the parts are read.
     """
 
     column: str
@@ -58,7 +58,7 @@ def open_input(path: str, detector: TrainedDetector, shard: tuple[int, int], ski
 
     Args:
         path: As it was typed.
-        detector: What will score it.
+        detector: The detector that will score it.
         shard: (i, n): the i-th, from 1, of n pieces of about the same length.
         skip_broken: Whether to go on without images that cannot be read.
 

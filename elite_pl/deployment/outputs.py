@@ -49,7 +49,7 @@ def output(path: str | None, columns: Mapping[str, type]) -> Iterator[Write]:
         columns: The names of the columns, with the type of their values: `int`, `float` or `str`.
 
     Yields:
-        What adds rows.
+        A function that appends rows.
     """
     if path is None:
         yield _csv(sys.stdout.buffer, columns)

@@ -65,7 +65,7 @@ def pixels(path: Path, about: dict[str, Any]) -> np.ndarray:
     with Image.open(path) as file:
         file.draft(file.mode, (2 * max(height, width),) * 2)
         image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-    x = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, channels)
+    x = np.array(image.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, channels)
     x = x if about["channels_last"] else x.transpose(2, 0, 1)
     return (x / np.float32(255) if about["type"] == "float32" else x).reshape(about["shape"])
 

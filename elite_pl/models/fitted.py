@@ -101,7 +101,7 @@ class Trees(Fitted):
 
     Attributes:
         roots: The trees' first nodes, shape (trees,).
-        feature: What a node looks at, shape (nodes,).
+        feature: Index of the feature that a node compares, shape (nodes,).
         threshold: A sample whose feature is at most this goes to the left, shape (nodes,).
         child: Left and right child, shape (nodes, 2).
         depth: Steps from a root to the farthest leaf, shape ().
@@ -261,7 +261,7 @@ class NeighborMean(Fitted):
     """The mean value of the nearest training samples, by their places in a linear subspace.
 
     Attributes:
-        mean: What is taken from a flattened sample, shape (features,).
+        mean: Subtracted from a flattened sample, shape (features,).
         components: Rows that span the subspace, shape (dimensions, features).
         unit_length: Whether the places are scaled to length 1, so that angles tell who is near, shape ().
         embedding: The places of the training samples, shape (N, dimensions).

@@ -90,7 +90,7 @@ def figures(folder: Path, runs: Sequence[Run], keys: Sequence[str], against: str
     Args:
         folder: Where they go, each as PNG and as SVG.
         runs: Finished runs.
-        keys: What is told apart.
+        keys: The keys that tell methods apart.
         against: The method that stands out.
     """
     order = line_names(runs, keys, against)

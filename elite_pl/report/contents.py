@@ -50,9 +50,9 @@ class Drawn:
 
     Attributes:
         path: The SVG; the PNG lies beside it.
-        caption: What it shows.
+        caption: Text below the figure.
         epochs: Whether x is the epoch.
-        quantity: What x is, or over the epochs y; empty for a figure that is not made of panels.
+        quantity: The quantity on x, or over the epochs on y; empty for a figure that is not made of panels.
         panels: Its panels.
     """
 
@@ -71,13 +71,13 @@ class Findings:
         runs: Finished runs.
         failures: The failed cells, as `read_failures` gives them.
         left_out: A line on each run that cannot be read.
-        keys: What is told apart.
+        keys: The keys that tell methods apart.
         against: The method that all are compared with.
         printed: Header, lines and caption of the table that is printed.
         rows: The summary.
-        notes: What moves along an axis beside it.
+        notes: Warnings about settings that change along an axis together with it.
         figures: The figures.
-        files: What can be saved from the page, by name.
+        files: Files that can be saved from the page, by name.
     """
 
     runs: Sequence[Run]
@@ -208,8 +208,8 @@ def _settings(runs: Sequence[Run]) -> list[str]:
             for method, counts in sorted(by_method.items()):
                 if set(counts) != {UNSET}:
                     methods.setdefault(counted(counts.elements()), []).append(method)
-            everywhere = len(methods) == 1 and sum(map(len, methods.values())) == len(by_method)
-            body += [[key, value, "all" if everywhere else ", ".join(names)] for value, names in methods.items()]
+            in_all = len(methods) == 1 and sum(map(len, methods.values())) == len(by_method)
+            body += [[key, value, "all" if in_all else ", ".join(names)] for value, names in methods.items()]
         parts += [paragraph("Where the runs differ, with the number of runs where a method has several values:")]
         parts.append(html_table(["key", "value", "methods"], body))
     if common:

@@ -25,7 +25,7 @@ class Line:
     """A curve.
 
     Attributes:
-        name: What the legend calls it; lines of one name look alike in all panels.
+        name: Its label in the legend; lines of one name look alike in all panels.
         x: Where it is known, ascending, (n,).
         y: Its values, (n,).
         low: Lower ends of their intervals, (n,), NaN where there is none.
@@ -79,8 +79,8 @@ def lines_plot(
         paths: The pictures to write, one for each format (.png, .svg).
         panels: The panels.
         order: A number for each name of a line, which stands for its look: the same in all figures of a report.
-        x_label: What x is. It gets a logarithmic axis if it spans a factor of 20 and more.
-        y_label: What y is, with its unit. It gets one if it spans a factor of 100 and more, unless `chance`.
+        x_label: Label of the x axis. It gets a logarithmic axis if it spans a factor of 20 and more.
+        y_label: Label of the y axis, with its unit. It is logarithmic from a factor of 100 on, unless `chance`.
         chance: Whether y is a ROC AUC in percent: it ends at 100, and where 50 is in sight a line says what it is.
         bands: Bands instead of error bars, without marks: for many points.
     """
@@ -177,7 +177,7 @@ def comparison_plot(
     Args:
         path: The picture to write.
         rows: One (method, group, ROC AUC in 0..1) a run; methods and groups stand in order of appearance.
-        group_label: What the groups are.
+        group_label: Label of the groups.
     """
     methods = list(dict.fromkeys(method for method, _, _ in rows))
     groups = list(dict.fromkeys(group for _, group, _ in rows))

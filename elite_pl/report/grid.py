@@ -78,7 +78,7 @@ def sweep_panels(runs: Sequence[Run], keys: Sequence[str], axis: str) -> list[Pa
 
     Args:
         runs: Finished runs.
-        keys: What is told apart.
+        keys: The keys that tell methods apart.
         axis: The key that makes x.
 
     Returns:
@@ -107,7 +107,7 @@ def epoch_panels(runs: Sequence[Run], keys: Sequence[str], measure: str) -> list
 
     Args:
         runs: Finished runs; those kept as cells have no history.
-        keys: What is told apart.
+        keys: The keys that tell methods apart.
         measure: A column of `history.csv`, such as `test/auroc`.
 
     Returns:

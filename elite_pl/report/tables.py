@@ -54,7 +54,7 @@ def differences(
     Args:
         runs: Runs to compare.
         baseline: The runs that they are compared with, at most one a cell.
-        keys: What makes a cell.
+        keys: The keys that identify a cell.
         measure: A key of `MEASURES`.
 
     Returns:
@@ -241,7 +241,7 @@ def changes(runs: Sequence[Run], keys: Sequence[str], origin: str) -> tuple[list
 
     Args:
         runs: Finished runs, those of the first study first.
-        keys: What is told apart, `origin` among it.
+        keys: The keys that tell methods apart, `origin` among them.
         origin: `study` or `commit`.
 
     Returns:

@@ -24,7 +24,7 @@ log = logging.getLogger("elite_pl")
 class SameRun(pl.Callback):
     """Stops a fit whose processes were started for different runs, or do not all see the same checkpoint.
 
-    What `launch` has a process do at SIGTERM stays: Lightning has it tell the others, who may be waiting for it.
+    The SIGTERM handler of `launch` stays: with Lightning's a process tells the others, which may be waiting for it.
 
     Args:
         directory: The run directory, which has the hash of the configuration in its name.

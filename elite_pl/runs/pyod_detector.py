@@ -36,7 +36,7 @@ class PyodDetector(BaseDetector):
         detector_: The `EliteDetector`.
         decision_scores_: Scores of the training samples, shape (n,).
         threshold_: The score above which a sample is called an anomaly.
-        labels_: What the training samples are called, 1 (an anomaly) or 0, shape (n,).
+        labels_: Verdicts on the training samples, 1 (an anomaly) or 0, shape (n,).
     """
 
     def __init__(

@@ -40,9 +40,9 @@ class TrainedDetector(nn.Module):
         model: Ω, the module that maps preprocessed samples to scores.
         recipe: How `model` is made.
         sample_shape: Of one preprocessed sample.
-        preprocessing: What happens to raw samples.
+        preprocessing: Applied to raw samples.
         features: What the samples are features by, before anything else happens to them; None for themselves.
-        samples: What raw samples are like.
+        samples: Format of raw samples.
         encoding: How a row of a table becomes a raw sample; None for other data.
         threshold: The score above which a sample is called an anomaly.
         calibration: From scores to probabilities of an anomaly; None where nothing was cross-fitted.

@@ -50,6 +50,16 @@ def test_each_training_sample_is_mapped_once(calls):
     assert sum(calls) == N
 
 
+def test_samples_of_a_file_may_be_read_only():
+    training = np.zeros((N, 1, 8, 8), dtype=np.uint8)
+    training.setflags(write=False)
+    torch.set_warn_always(True)  # not once a process
+    try:
+        assert mapped.Mapped.of([], training, make_data(gradients).preprocessing) is not None
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_kept_samples_are_those_that_the_map_makes():
     data = make_data(gradients)
     order = torch.tensor([7, 3, 7, 12])

@@ -15,7 +15,7 @@ from own_table import table, write_csv
 
 import elite_pl
 from elite_pl import export, score
-from elite_pl.deployment.graph import examples, to_graph, write_onnx
+from elite_pl.deployment.graph import examples, to_graph, write_onnx, write_torch
 from elite_pl.models.recipe import FITTED, SCORES
 
 SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32", "threshold=fitted")
@@ -29,14 +29,17 @@ OF_VECTORS = {  # a method for each score
     "Reconstruction": ("autoencoder", SHORT),
     "PairRelation": ("prenet", SHORT),
     "BoundedHead": ("rosas", SHORT),
-    "Mixture": ("auto", ()),
+    "Mixture": (
+        "auto",
+        ("threshold=fitted", "method.folds.vectors=0", "method.candidates.vectors.elite_tabular.seeds=1"),
+    ),
     "ScalarHead": ("devnet", ("epochs=1", "batch_size=32", "threshold=fitted")),
     "RobustSubspace": ("rsrae", ("epochs=1", "batch_size=32", "threshold=fitted")),
-    "ClassTrees": ("extra_trees", ()),
-    "IsolationTrees": ("isolation_forest", ()),
-    "NeighborMean": ("label_spreading", ()),
-    "Linear": ("logistic_regression", ()),
-    "KernelExpansion": ("ocsvm", ()),
+    "ClassTrees": ("extra_trees", ("threshold=fitted",)),
+    "IsolationTrees": ("isolation_forest", ("threshold=fitted",)),
+    "NeighborMean": ("label_spreading", ("threshold=fitted",)),
+    "Linear": ("logistic_regression", ("threshold=fitted",)),
+    "KernelExpansion": ("ocsvm", ("threshold=fitted",)),
 }
 OF_IMAGES = {
     "views": ((60, 8, 8), ["augmentation=digits", "augmentation.test_views=3"]),
@@ -81,7 +84,8 @@ def agrees(detector, run, tolerance=1e-5):
 
 
 def agrees_in_torch(detector):
-    agrees(detector, to_graph(detector).module())
+    write_torch(to_graph(detector), Path("detector.pt2"))
+    agrees(detector, torch.export.load("detector.pt2").module())
 
 
 def agrees_in_onnx(detector, tolerance=1e-5):
@@ -135,7 +139,7 @@ def by_score_py(folder, source):
     program = "import runpy, sys; sys.modules.update(dict.fromkeys(['elite_pl', 'polars', 'pytorch_lightning']));"
     program += "del sys.argv[0]; runpy.run_path(sys.argv[0], None, '__main__')"
     done = subprocess.run([sys.executable, "-c", program, f"{folder}/score.py", source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
     return list(csv.DictReader(io.StringIO(done.stdout)))
 
 

@@ -104,7 +104,7 @@ def test_rosas_mixes_two_unlabeled_samples_to_one_anomaly(command, monkeypatch):
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_trained_saved_and_read(method, tmp_path):
     x, labels = data()
-    settings = ["method.optimizer.lr=1e-3", "batch_size=32", "epochs=8", "method.average_decay=0.9"]
+    settings = ["method.optimizer.lr=1e-3", "batch_size=32", "epochs=8", "method.average_decay=0.9", "threshold=fitted"]
     trained = elite_pl.fit(x, labels, method, overrides=settings)
     np.testing.assert_allclose(trained.score(x), trained.training_scores, rtol=1e-4, atol=1e-5)
     assert trained.training_scores[120:155].mean() > trained.training_scores[5:120].mean()
@@ -115,7 +115,7 @@ def test_it_is_trained_saved_and_read(method, tmp_path):
 def test_a_score_of_prenet_is_between_the_relations_of_two_pairs():
     """(C/2 + 0) / 2 for a normal sample, (C + C/2) / 2 for an anomaly, by references of the last weights."""
     x, labels = data()
-    settings = ["method.optimizer.lr=1e-3", "batch_size=16", "epochs=40"]
+    settings = ["method.optimizer.lr=1e-3", "batch_size=16", "epochs=40", "threshold=fitted"]
     scores = elite_pl.fit(x, labels, "prenet", overrides=settings).training_scores
     assert scores[labels > 0].mean() == pytest.approx(2, abs=0.7)
     assert scores[labels < 0].mean() == pytest.approx(6, abs=0.7)

@@ -215,13 +215,16 @@ def test_given_contamination_of_the_one_class_svm(command):
     assert typed != given and (typed / "scores.csv").read_text() == (given / "scores.csv").read_text()
 
 
+OWN = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "threshold=fitted", "threads=1")
+
+
 def test_known_labels_without_a_test_part(command):
     data = digits()
     y = np.where(data.y_train[:200] == 3, 1, -1)
     y[40:] = 0
     np.savez("own.npz", x_train=data.x_train[:200], y_train=y)
     for method in SHALLOW:
-        outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", f"method={method}")
+        outcome = command(*OWN, f"method={method}")
         assert outcome.code == 0, outcome.err
         assert "test/auroc" not in json.loads((outcome.directory / "metrics.json").read_text())
         assert (outcome.directory / "audit.csv").is_file()

@@ -44,5 +44,5 @@ def test_a_few_labels_find_anomalies_that_lie_between_normal_rows(method):
     x = np.concatenate([ring, rng.normal(0, 0.2, (40, 2))])
     y = np.zeros(440, int)
     y[:10], y[400:405] = 1, -1
-    score = elite_pl.fit(x, y, method).score(x)
+    score = elite_pl.fit(x, y, method, overrides=["threshold=fitted"]).score(x)
     assert np.quantile(score[10:400], 0.9) < np.quantile(score[405:], 0.1)

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from elite_pl.methods.base import Detector
 
 NO_BATCH_NORM = ("backbone=mlp", "backbone.norm=none", "threads=1", "method.pretrain_epochs=1")
 SGD = ("method.optimizer._target_=torch.optim.SGD", "method.optimizer.lr=0.01")
-STEPS = ("epochs=6", "trainer.check_val_every_n_epoch=6")  # 4 steps an epoch
+STEPS = ("epochs=4", "trainer.check_val_every_n_epoch=4")  # 4 steps an epoch
 
 
 def train(command, processes, *arguments):
@@ -45,14 +44,14 @@ def difference(one, other):
 
 
 @pytest.mark.parametrize(
-    "optimizer, precision, batch_size, bound",
-    [(SGD, 64, 32, 1e-9), ((), 64, 30, 1e-9), (SGD, 32, 30, 1e-6)],
+    "optimizer, precision, batch_size, bound, processes",
+    [(SGD, 64, 32, 1e-9, (2,)), ((), 64, 30, 1e-9, (2, 4)), (SGD, 32, 30, 1e-6, (4,))],
     ids=["sgd-float64-32", "adam-float64-30", "sgd-float32-30"],
 )
-def test_the_number_of_processes_does_not_matter(command, optimizer, precision, batch_size, bound):
+def test_the_number_of_processes_does_not_matter(command, optimizer, precision, batch_size, bound, processes):
     same = (*NO_BATCH_NORM, *optimizer, *STEPS, f"batch_size={batch_size}", f"trainer.precision={precision}")
-    one, two, four = (train(command, processes, *same) for processes in (1, 2, 4))
-    for several in (two, four):
+    one = train(command, 1, *same)
+    for several in (train(command, n, *same) for n in processes):
         assert difference(one, several) < bound
         assert metrics(several)["test/auroc"] == metrics(one)["test/auroc"]
         for name in ("audit.csv", "history.csv", "scores.csv"):
@@ -135,12 +134,13 @@ def test_every_test_sample_is_scored_once(command, monkeypatch):
 
 @pytest.mark.parametrize("method", ["elite_svdd", "loe_hard", "rsrae"])
 def test_micro_batches_are_one_step_clipped_and_scheduled(command, method):
-    same = (f"method={method}", *METHODS[method], *NO_BATCH_NORM, *SGD, *STEP, "epochs=3", "trainer.precision=64")
+    same = (f"method={method}", *METHODS[method], *NO_BATCH_NORM, *SGD, *STEP, "epochs=2", "trainer.precision=64")
     whole = train(command, 1, *same, "batch_size=36")
     in_parts = [train(command, n, *same, "batch_size=12", "trainer.accumulate_grad_batches=3") for n in (1, 2)]
     assert all(difference(whole, parts) < 1e-9 for parts in in_parts)
-    without = train(command, 1, *same, "batch_size=36", "trainer.gradient_clip_val=100")
-    assert difference(whole, without) > 1e-8, "clipping does something"
+    if method == "elite_svdd":
+        without = train(command, 1, *same, "batch_size=36", "trainer.gradient_clip_val=100")
+        assert difference(whole, without) > 1e-8, "clipping does something"
 
 
 def test_micro_batches_share_one_gradient_of_the_labeled_loss(command, monkeypatch):
@@ -174,7 +174,7 @@ def test_micro_batches_move_the_running_statistics_once(command, monkeypatch, pr
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_meta_gradient_is_not_taken_in_half_precision(command, monkeypatch, processes):
     methods = ("elite_svdd", "deep_svdd")
-    same = ("threads=1", "epochs=5")
+    same = ("threads=1", "epochs=3")
     single = [metrics(train(command, 1, *same, f"method={method}"))["test/auroc"] for method in methods]
 
     def watched(original):
@@ -237,18 +237,20 @@ def test_a_process_that_dies_ends_its_job_alone_and_the_same_command_goes_on(com
     assert f"process {process} of 2 died (SIGKILL)" in outcome.err
     assert not multiprocessing.active_children()
     assert [path.parent.name.split("_seed")[1][0] for path in Path("outputs").rglob("metrics.json")] == ["1"]
-    resumed, whole = command(*DDP), command(*DDP, "output_dir=whole")
+    resumed = command(*DDP)
     assert len(results(resumed.directory)[3].splitlines()) == 5
-    assert results(resumed.directory) == results(whole.directory)
+    if process == 1:
+        whole = command(*DDP, "output_dir=whole")
+        assert results(resumed.directory) == results(whole.directory)
 
 
 @pytest.mark.parametrize("told", ["one process", "the command"])
 def test_sigterm_ends_the_job_with_one_line(tmp_path, told):
-    arguments = ["logger=none", *DDP, "epochs=5000", f"output_dir={tmp_path}"]
-    main, children = running_in_two(arguments, tmp_path)
+    main, children = running_in_two(tmp_path)
     os.kill(main.pid if told == "the command" else children[1], signal.SIGTERM)
-    _, err = main.communicate(timeout=60)
-    assert main.returncode == (143 if told == "the command" else 1)
+    main.join(60)
+    assert main.exitcode == (143 if told == "the command" else 1)
+    err = (tmp_path / "errors").read_text()
     assert err.splitlines()[-1].endswith("interrupted: the same command goes on from the last epoch")
     assert not any(map(running, children)) and not list(tmp_path.rglob("*.lock")) and "Traceback" not in err
 
@@ -328,25 +330,28 @@ def test_two_machines_make_one_run(command, capfd):
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path):
-    main, children = running_in_two(["logger=none", *DDP, "epochs=5000", f"output_dir={tmp_path}"], tmp_path)
+    main, children = running_in_two(tmp_path)
     main.kill()
-    main.communicate()
+    main.join()
     deadline = time.monotonic() + 60
     while any(map(running, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(running, children))
 
 
-def running_in_two(arguments, place):
-    """A command that has begun to train, and the numbers of its two processes."""
-    main = subprocess.Popen(
-        [sys.executable, "-m", "elite_pl.train", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def endless(place):
+    """The command in a process of its own, which says in a file what goes wrong."""
+    sys.argv = ["elite_pl.train", "logger=none", *DDP, "epochs=5000", f"output_dir={place}"]
+    with open(place / "errors", "w", buffering=1) as sys.stderr:
+        train_command.main()
+
+
+def running_in_two(place):
+    """A command that has begun to train, forked from here, and the numbers of its two processes."""
+    main = multiprocessing.get_context("fork").Process(target=endless, args=(place,))
+    main.start()
     deadline = time.monotonic() + 300
-    while not list(place.rglob("last.ckpt")) and main.poll() is None and time.monotonic() < deadline:
+    while not list(place.rglob("last.ckpt")) and main.is_alive() and time.monotonic() < deadline:
         time.sleep(0.1)
     children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
     assert len(children) == 2

@@ -147,15 +147,15 @@ def test_a_study_of_30_cells_killed_at_five_random_moments(monkeypatch, tmp_path
 
 def test_two_processes_on_one_study_share_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    typed = ("-m", "seed=0,1", "normal_class=0,1,2,3,4", "method=deep_svdd", *TINY)
+    typed = ("-m", "seed=0,1", "normal_class=0,1,2", "method=deep_svdd", *TINY)
     processes = [start(*typed, errors=f"errors{i}") for i in range(2)]
     for process in processes:
         process.join()
     both = [Path(f"errors{i}").read_text() for i in range(2)]
     assert [process.exitcode for process in processes] == [0, 0], both
-    assert sum(counts(err).get("run", 0) for err in both) == 10, both
+    assert sum(counts(err).get("run", 0) for err in both) == 6, both
     assert all(counts(err)["run"] > 1 for err in both), "neither waits for the other"
-    assert len(results()) == 10
+    assert len(results()) == 6
     assert not [path for path in Path("outputs").rglob(".*")]
 
 
@@ -523,7 +523,7 @@ FIGURES = sorted(path.stem for path in (PROJECT / "conf" / "experiment").glob("f
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_runs_on_digits_within_seconds(command, figure):
     text = (PROJECT / "conf" / "experiment" / f"{figure}.yaml").read_text()
-    ends = ["pollution=0.1,0.5"] * ("      pollution:" in text)  # of five
+    ends = ["pollution=0.5"] * ("      pollution:" in text)  # of five
     outcome = command(f"experiment=[{figure},smoke]", *ends)
     assert outcome.code == 0, outcome.err
     assert counts(outcome.err)["run"] == len(results("outputs/smoke")) == counts(outcome.err)["cells"] > 1
