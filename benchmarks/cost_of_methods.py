@@ -4,7 +4,7 @@
 
 Each run is `python -m elite_pl.train` on MNIST with 5,000 training samples, 20 of them labeled, the common budget, and
 no study to share pre-training with. "training" is `train/seconds` of its metrics: preparation and training, with a look
-at the test part after every epoch, without start, reading and the files at the end. Memory is the largest resident set
+at the test set after every epoch, without start, reading and the files at the end. Memory is the largest resident set
 that the operating system saw.
 """
 
@@ -58,7 +58,7 @@ def main() -> None:
     text = f"""# What a run of each method costs
 
 `ELITE_PL_DATA=… python benchmarks/cost_of_methods.py --write`: MNIST, 5,000 training samples, 20 of them labeled, the
-whole test part scored after every epoch; one run each, one after the other, on one thread. Training includes
+whole test set scored after every epoch; one run each, one after the other, on one thread. Training includes
 pre-training, and for `ssad` the cross-validation.
 
 {chr(10).join(lines)}

@@ -1,4 +1,4 @@
-"""Writes MNIST's training part as a data set of its own, to choose settings on without a look at the test part.
+"""Writes MNIST's training set as a data set of its own, to choose settings on without a look at the test set.
 
 python benchmarks/development_split.py mnist_dev.npz        # reads MNIST from ELITE_PL_DATA, default data
 python -m elite_pl.train dataset=npz dataset.path=mnist_dev.npz n_train=5000 ...

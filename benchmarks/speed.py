@@ -101,7 +101,7 @@ class Times(pl.Callback):
         self.marks.append(time.process_time())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The test part is scored."""
+        """The test set is scored."""
         self.validation -= time.process_time()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,6 +1,6 @@
 """The command `python -m elite_pl.search`: the settings at which a method is best, by the labeled samples alone.
 
-Each trial is trained once for each fold of the labeled samples, without that fold; the test part is never looked at.
+Each trial is trained once for each fold of the labeled samples, without that fold; the test set is never looked at.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     found = argparse.ArgumentParser(
         prog="python -m elite_pl.search",
-        description="Search for settings by cross-validation over the labeled samples, never by the test part.",
+        description="Search for settings by cross-validation over the labeled samples, never by the test set.",
         epilog="A key with several values is searched: KEY=A,B,C or 'KEY=interval(LOW,HIGH)', "
         "'KEY=tag(log,interval(1e-4,1e-2))' on a logarithmic scale, 'KEY=int(interval(1,9))'. "
         "All others are those of elite_pl.train.",

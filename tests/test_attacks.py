@@ -402,7 +402,7 @@ def test_what_holds_no_metrics_is_not_finished(command, monkeypatch):
     command(*typed)
     directories, asked[:] = list(asked), []
     good = {"test/auroc": 0.9, "data/test": 100, "train/seconds": 1.5}
-    contents = [good, good | {"test/auroc": 1}, {"data/test": 0}]  # without a test part there is no ROC AUC
+    contents = [good, good | {"test/auroc": 1}, {"data/test": 0}]  # without a test set there is no ROC AUC
     contents += [*({"test/auroc": ...} | good | changes for changes in NO_METRICS.values()), *NOT_READ.values()]
     for directory, content in zip(directories, contents, strict=False):
         directory.mkdir(parents=True)

@@ -27,7 +27,7 @@ class Arrays:
         x_train: (n, D) float32 vectors, or (n, C, H, W) images: uint8 in 0..255 or float32 in [0, 1]. Memory-mapped
             ones may be of other types, see `rows.stored`.
         y_train: (n,) int64, class ids, or labels +1/-1/0 when `labels` is "known".
-        x_test: As `x_train`; of length 0 when there is no test part.
+        x_test: As `x_train`; of length 0 when there is no test set.
         y_test: As `y_train`, without 0.
         class_names: Name of class i at place i, where the data has names.
         labels: "classes" or "known".
@@ -70,7 +70,7 @@ def make_arrays(
         name: Of the data set.
         x_train: Samples, as `to_samples` returns them.
         y_train: Labels, as `to_labels` returns them; strings become class names.
-        x_test: As `x_train`, of length 0 where there is no test part.
+        x_test: As `x_train`, of length 0 where there is no test set.
         y_test: As `y_train`.
         class_names: Of integer labels, where they have names.
         labels: `"classes"` or `"known"`.
@@ -117,7 +117,7 @@ def resolve_class(given: int | str, arrays: Arrays, key: str = "normal_class") -
     """Find a class by its name or id. A name wins; names that are numbers hide the ids.
 
     Args:
-        given: Name or id of a class of the training part (of data with labels="classes").
+        given: Name or id of a class of the training set (of data with labels="classes").
         arrays: The data.
         key: The configuration key that the message names.
 

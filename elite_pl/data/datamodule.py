@@ -259,7 +259,7 @@ class PollutedData(pl.LightningDataModule):
         self.labeled_y = torch.as_tensor(split.labeled_y).to(device, torch.float32)
 
     def of_training_part(self, index: np.ndarray) -> Samples:
-        """Samples of the training part, by their indices, where the others lie."""
+        """Samples of the training set, by their indices, where the others lie."""
         assert self.device is not None
         mapped = Mapped.of(self.mapped, self.arrays.x_train, self.preprocessing) if self.device.type == "cpu" else None
         return Samples(Rows(self.arrays.x_train, index), self.preprocessing, self.device, mapped)
@@ -329,7 +329,7 @@ class PollutedData(pl.LightningDataModule):
         return TrainingBatches(self, lambda: trainer.current_epoch)
 
     def val_dataloader(self) -> "TestBatches":
-        """The test part with its true labels: its ROC AUC over the epochs is drawn, and nothing is chosen by it."""
+        """The test set with its true labels: its ROC AUC over the epochs is drawn, and nothing is chosen by it."""
         return TestBatches(self.test, self.anomalous("test").to(self.truth.device))
 
     def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:

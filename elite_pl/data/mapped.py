@@ -20,7 +20,7 @@ class Mapped:
     Memory is taken by those samples alone that have been asked for.
 
     Args:
-        count: How many samples the training part has, used or not.
+        count: How many samples the training set has, used or not.
         like: What the map makes of any one sample, shape (1, ...).
         preprocessing: Scales and maps them.
     """
@@ -35,8 +35,8 @@ class Mapped:
         """The one of `kept` with the same preprocessing, or a new one, which is added.
 
         Args:
-            kept: Those of the same training part.
-            training: The training part, as it is stored, shape (n, ...).
+            kept: Those of the same training set.
+            training: The training set, as it is stored, shape (n, ...).
             preprocessing: How its samples become those that methods see.
 
         Returns:
@@ -57,7 +57,7 @@ class Mapped:
         """Returns mapped samples, shape (m, ...).
 
         Args:
-            rows: Some of the training part.
+            rows: Some of the training set.
             index: Which of them, (m,).
             compute: Maps those at given places of `rows`.
         """

@@ -27,10 +27,10 @@ class Split:
     """Disjoint indices of one experiment.
 
     Attributes:
-        unlabeled: (N,) int64, ascending, into the training part.
-        labeled: (M,) int64 into the training part, normal samples first.
+        unlabeled: (N,) int64, ascending, into the training set.
+        labeled: (M,) int64 into the training set, normal samples first.
         labeled_y: (M,) int8, +1 normal and -1 anomaly, aligned with `labeled`.
-        test: (T,) int64 into the test part.
+        test: (T,) int64 into the test set.
     """
 
     unlabeled: np.ndarray
@@ -78,7 +78,7 @@ def hold_out(split: Split, part: int, parts: int, order: np.ndarray | None = Non
             unlabeled sample.
 
     Returns:
-        The split without that part, and that part: indices into the training part, without a test part.
+        The split without that part, and that part: indices into the training set, without a test set.
     """
     kinds = (np.flatnonzero(split.labeled_y == kind) for kind in (NORMAL, ANOMALY))
     labeled = np.concatenate([kind[part::parts] for kind in kinds if len(kind) > 1] or [np.arange(0)])
@@ -116,8 +116,8 @@ def polluted_one_vs_rest(
     samples), and runs of one `n_train` that differ in pollution alone share their labeled samples.
 
     Args:
-        y_train: (n,) class ids of the training part.
-        y_test: (T,) class ids of the test part, all of which is used.
+        y_train: (n,) class ids of the training set.
+        y_test: (T,) class ids of the test set, all of which is used.
         dataset: Name of the data set; other names draw other samples.
         normal_class: Id of the normal class.
         pollution: r_p, share of anomalies in the whole training set, labeled samples included; in [0, 1).
@@ -142,11 +142,11 @@ def polluted_one_vs_rest(
     is_normal = y_train == normal_class
     if not is_normal.any():
         there = describe_classes(y_train, class_names)
-        raise ValueError(f"normal_class={normal_class}: the training part has no such class; it has {there}")
+        raise ValueError(f"normal_class={normal_class}: the training set has no such class; it has {there}")
     test_normal = np.count_nonzero(y_test == normal_class)
     if test_normal in (0, len(y_test)):
         kind = "anomaly" if test_normal else "normal sample"
-        raise ValueError(f"normal_class={normal_class}: the test part has no {kind}; a ROC AUC needs both kinds")
+        raise ValueError(f"normal_class={normal_class}: the test set has no {kind}; a ROC AUC needs both kinds")
 
     stock = _Stock(int(is_normal.sum()), int((~is_normal).sum()), labeled_from)
     n_normal, n_anomalous, k = stock.counts(pollution, label_ratio, n_train)
@@ -177,13 +177,13 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
 
     Args:
         y_train: (n,) labels in {+1, -1, 0}.
-        y_test: (T,) labels in {+1, -1}; empty when there is no test part.
+        y_test: (T,) labels in {+1, -1}; empty when there is no test set.
 
     Returns:
         The split, in the order of the data (normal samples first among the labeled).
 
     Raises:
-        ValueError: Other values, fewer than 2 unlabeled samples, or a test part of one kind.
+        ValueError: Other values, fewer than 2 unlabeled samples, or a test set of one kind.
     """
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     for part, y, allowed in (("y_train", y_train, (1, -1, 0)), ("y_test", y_test, (1, -1))):
@@ -196,7 +196,7 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
     if len(unlabeled) < 2:
         raise ValueError(f"y_train has {len(unlabeled)} unlabeled samples (0); training needs at least 2")
     if len(y_test) and len(np.unique(y_test)) < 2:
-        raise ValueError("y_test has one kind only; give both 1 and -1, or no test part")
+        raise ValueError("y_test has one kind only; give both 1 and -1, or no test set")
     normal, anomalous = np.flatnonzero(y_train == NORMAL), np.flatnonzero(y_train == ANOMALY)
     labeled = np.concatenate([normal, anomalous])
     return Split(unlabeled, labeled, y_train[labeled].astype(np.int8), np.arange(len(y_test)))
@@ -217,11 +217,11 @@ def is_anomaly(y: np.ndarray, normal_class: int, labels: str) -> np.ndarray:
 
 
 def stratified(y: np.ndarray, test_fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Part a data set that comes without a test part, class by class.
+    """Part a data set that comes without a test set, class by class.
 
     Args:
         y: (n,) class ids.
-        test_fraction: Share of every class that goes to the test part, in (0, 1), rounded to the nearest sample; a
+        test_fraction: Share of every class that goes to the test set, in (0, 1), rounded to the nearest sample; a
             class of two or more has at least one sample on both sides.
         seed: Of the draw.
 
@@ -249,7 +249,7 @@ def describe_classes(y: np.ndarray, class_names: Sequence[str] | None = None, li
 
 @dataclass(frozen=True)
 class _Stock:
-    """The stock of the training part: how much a request takes from it, and which requests it can serve.
+    """The stock of the training set: how much a request takes from it, and which requests it can serve.
 
     All counts broadcast, so that the search for values that work is the check itself over an array.
     """

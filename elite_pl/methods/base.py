@@ -460,14 +460,14 @@ class Detector(BaseDetector, pl.LightningModule):
         return {"train/margin": float(self.margin)}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds a batch of the test part to the ROC AUC that is drawn over the epochs."""
+        """Adds a batch of the test set to the ROC AUC that is drawn over the epochs."""
         sample, is_anomaly = batch
         with torch.autocast(self.device.type, enabled=False):  # half the digits would tie scores
             score = distributed.gather(self(sample), len(is_anomaly))
             self.roc_auc.update(self.finite(score), is_anomaly)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the ROC AUC of the test part."""
+        """Logs the ROC AUC of the test set."""
         self.log("test/auroc", torch.as_tensor(self.roc_auc.compute(), dtype=torch.float64))
         self.roc_auc.reset()
 

@@ -104,7 +104,7 @@ def figures(folder: Path, runs: Sequence[Run], keys: Sequence[str], against: str
 
     for axis in swept(runs, keys):
         name = axis.removeprefix("method.")
-        caption = f"ROC AUC on the test part against {name}: means over classes and seeds, with their 95 % intervals"
+        caption = f"ROC AUC on the test set against {name}: means over classes and seeds, with their 95 % intervals"
         caption += " (which may reach beyond the frame)."
         panels = sweep_panels(runs, keys, axis)
         draw(name, panels, _AXES.get(axis) or plain(axis), "ROC AUC (%)", caption, chance=True, epochs=False)
@@ -307,7 +307,7 @@ def write_report(options: argparse.Namespace) -> list[str]:
     drawn = figures(folder, runs, keys, against)
     shown = list(drawn)
     if not drawn or len(lines) <= _SIDE_BY_SIDE:
-        side_by_side = "ROC AUC on the test part: every run a small mark, mean ± standard deviation a large one."
+        side_by_side = "ROC AUC on the test set: every run a small mark, mean ± standard deviation a large one."
         shown.append(Drawn(folder / "comparison.svg", side_by_side))
     saved = {name: write(folder / name, content) for name, content in files.items()}
     findings = Findings(runs, failures, left_out, keys, against, (header, body, caption), lines, notes, shown, saved)

@@ -29,11 +29,11 @@ class Audit:
     """The unlabeled training samples, the most suspicious first.
 
     Attributes:
-        index: Of each in the training part, (n,).
+        index: Of each in the training set, (n,).
         suspicion: Higher is more suspicious, (n,).
         probability: Of an anomaly, in [0, 1], (n,); NaN where the run has none.
         flagged: Whether the run's verdict is that it is an anomaly, (n,) bool; None if it has no verdicts.
-        nearest: Of each the nearest labeled normal sample and the nearest anomaly, as indices of the training part, -1
+        nearest: Of each the nearest labeled normal sample and the nearest anomaly, as indices of the training set, -1
             for none, (n, 2).
         truth: Whether it is an anomaly, (n,) bool; None where the truth is unknown.
     """

@@ -32,7 +32,7 @@ class Audit(NamedTuple):
         suspicion: Higher is more suspicious, shape (N,).
         probability: Of an anomaly by the sample's score, in [0, 1], shape (N,); None where the run has none.
         flagged: Whether its score is above the threshold, bool, shape (N,).
-        nearest: The nearest labeled normal sample and the nearest labeled anomaly, as indices into the training part,
+        nearest: The nearest labeled normal sample and the nearest labeled anomaly, as indices into the training set,
             -1 where there is none, shape (N, 2).
         meta_gradient: The mean of -d over training, shape (N,); None for a method without one.
     """

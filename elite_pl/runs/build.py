@@ -323,7 +323,7 @@ def make_trainer(spec: RunSpec, history: History | None) -> pl.Trainer:
             raise InputError(f"callbacks.{name}.monitor={monitor}: {rule}")
     options: dict[str, Any] = {"callbacks": [], "enable_checkpointing": False, "limit_val_batches": 0}
     if history is not None:
-        # A checkpoint after every epoch, whether or not the test part is scored in it.
+        # A checkpoint after every epoch, whether or not the test set is scored in it.
         last = ModelCheckpoint(
             spec.directory, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
         )

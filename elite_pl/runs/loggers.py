@@ -261,8 +261,8 @@ def log_final(
     Args:
         run: `WandbLogger.experiment`.
         metrics: As for `write_metrics`; what is no number is left out.
-        is_anomaly: The truth of the test part, (n,), or None where it is unknown.
-        scores: Scores of the test part, (n,).
+        is_anomaly: The truth of the test set, (n,), or None where it is unknown.
+        scores: Scores of the test set, (n,).
         suspicion: Of the unlabeled training samples, (m,), or None for a method without a meta-gradient.
         suspicion_is_anomaly: The truth of those, (m,), or None where it is unknown.
         pictures: Files to log as `pictures/NAME`.

@@ -132,7 +132,7 @@ def roc_plot(path: str | os.PathLike[str], scores: ArrayLike, is_anomaly: ArrayL
 def _histogram_plot(
     path: str | os.PathLike[str], values: ArrayLike, is_anomaly: ArrayLike | None, label: str, line: tuple[float, str]
 ) -> None:
-    """Two overlaid histograms, each as a share of its class, since test parts hold nine times more anomalies."""
+    """Two overlaid histograms, each as a share of its class, since test sets hold nine times more anomalies."""
     bins = int(np.clip(2 * np.sqrt(np.size(values)), 10, 50))
     edges, counts = class_histograms(values, is_anomaly, bins)
     position, name_of_line = line
@@ -170,7 +170,7 @@ def curves_plot(
     Args:
         path: The picture to write.
         epoch: From 1, (epochs,).
-        auroc: Of the test part, in 0..1, (epochs,), NaN where it was not measured; None without a test part.
+        auroc: Of the test set, in 0..1, (epochs,), NaN where it was not measured; None without a test set.
         labeled_loss: L_v of all labeled samples (Eq. 6), (epochs,); None without one.
     """
     epoch = np.asarray(epoch)

@@ -35,7 +35,7 @@ def check_metrics(metrics: object) -> dict[str, Any]:
         metrics: What `metrics.json` or a line of a file of cells holds.
 
     Returns:
-        The same: flat, finite, with numbers where numbers belong, and with a ROC AUC if there is a test part.
+        The same: flat, finite, with numbers where numbers belong, and with a ROC AUC if there is a test set.
 
     Raises:
         ValueError: If it is not like that.
@@ -170,14 +170,14 @@ def write_scores(
     is_anomaly: ArrayLike | None,
     ids: np.ndarray | None = None,
 ) -> None:
-    """Writes `scores.csv`: index into the test part, score (higher is more anomalous), truth (1 anomaly, 0 normal).
+    """Writes `scores.csv`: index into the test set, score (higher is more anomalous), truth (1 anomaly, 0 normal).
 
     Args:
         path: The file.
         index: (n,).
         score: (n,).
         is_anomaly: (n,), or None where it is unknown: the column is then empty.
-        ids: What the samples of the test part are called, or None: there is then no column `id` after the index.
+        ids: What the samples of the test set are called, or None: there is then no column `id` after the index.
     """
     index = np.asarray(index)
     columns = {"score": _column(score, float), "is_anomaly": _column(is_anomaly, int)}
@@ -195,10 +195,10 @@ def write_audit(
 
     Args:
         path: The file.
-        index: Index into the training part, (n,).
+        index: Index into the training set, (n,).
         audit: What is suspected of them.
         is_anomaly: The truth, (n,), or None where it is unknown.
-        ids: What the samples of the training part are called, or None: there is then no column `id` after the index.
+        ids: What the samples of the training set are called, or None: there is then no column `id` after the index.
     """
     suspicion = np.asarray(audit.suspicion, dtype=np.float64)
     order = np.lexsort((np.asarray(index), -suspicion))
@@ -235,7 +235,7 @@ def write_meta_gradient(
 ) -> None:
     """Writes `meta_gradient.npz`: meta-gradients of the first T steps in their batches of up to n unlabeled samples.
 
-    In it: `iteration` (T,), from 1; `index` into the training part, `minus_meta_gradient` -M = ŷ|M| (positive = normal)
+    In it: `iteration` (T,), from 1; `index` into the training set, `minus_meta_gradient` -M = ŷ|M| (positive = normal)
     and `is_anomaly`, the truth (1 anomaly, 0 normal, -1 unknown), each (T, n). A batch of fewer than n samples is
     filled up with index -1, NaN and -1.
 
@@ -243,7 +243,7 @@ def write_meta_gradient(
         path: The file.
         minus_meta_gradient: -M, (steps, n); steps of which nothing is known are left out.
         position: Positions among the unlabeled samples, (steps, n), -1 for none.
-        index: Indices of the unlabeled samples into the training part, (N,).
+        index: Indices of the unlabeled samples into the training set, (N,).
         is_anomaly: The truth of the unlabeled samples, (N,), or None where it is unknown.
     """
     position = np.asarray(position)

@@ -266,7 +266,7 @@ def write_results(
     facts: dict[str, Any],
     held: CrossFit | None,
 ) -> dict[str, Any]:
-    """Scores the test part and the training samples, and writes all files of a run but `metrics.json`."""
+    """Scores the test set and the training samples, and writes all files of a run but `metrics.json`."""
     directory = spec.directory
     trained, decision, unlabeled = trained_detector(spec, detector, data, held)
     test = detector.score_samples(data.test)

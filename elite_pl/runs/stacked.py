@@ -71,7 +71,7 @@ class StackedData(pl.LightningDataModule):
         return StackedBatches(self.data, self.detectors, lambda: trainer.current_epoch)
 
     def val_dataloader(self) -> list[Any]:
-        """Returns no loader: no test part is looked at."""
+        """Returns no loader: no test set is looked at."""
         return []
 
     def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:

@@ -72,11 +72,11 @@ class Run:
 
     @property
     def auroc(self) -> float:
-        """The ROC AUC of the test part, in percent."""
+        """The ROC AUC of the test set, in percent."""
         return self.percent(AUROC)
 
     def percent(self, measure: str) -> float:
-        """A measure of the test part in percent.
+        """A measure of the test set in percent.
 
         Raises:
             InputError: If the run does not have it.
@@ -223,7 +223,7 @@ def read_studies(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
             except InputError as error:
                 faults.append(str(error))
         if len(runs) == before:
-            nothing = f"{place}: no finished run with a test part in it (a run's metrics.json holds {AUROC})"
+            nothing = f"{place}: no finished run with a test set in it (a run's metrics.json holds {AUROC})"
             raise InputError(faults[0] if faults else nothing)
         left_out += faults
     return runs, left_out

@@ -73,7 +73,7 @@ def test_the_detector_file_knows_how_its_samples_are_made(command, images, scali
     with open(outcome.directory / "scores.csv", newline="") as file:
         found = sorted(float(row["score"]) for row in csv.DictReader(file))
     distance = [np.abs(scores - score).min() for score in found]
-    assert max(distance) < (1e-4 if precision == 32 else 1e-12), "every score of the test part is that of a raw image"
+    assert max(distance) < (1e-4 if precision == 32 else 1e-12), "every score of the test set is that of a raw image"
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_anomalies_come_from_all_other_classes():
         ({"label_ratio": 1.5}, r"label_ratio=1\.5: .* from 0 to 1"),
         ({"n_train": 1}, "n_train=1: .* at least 2"),
         ({"labeled_from": "above"}, "^labeled_from=above: must be inside or outside"),
-        ({"normal_class": 7}, "normal_class=7: the training part has no such class; it has 0, 1, 2, 3, 4$"),
+        ({"normal_class": 7}, "normal_class=7: the training set has no such class; it has 0, 1, 2, 3, 4$"),
         (
             {"normal_class": 7, "class_names": ("cat", "1", "dog")},
             r"it has 0 \(cat\), 1, 2 \(dog\), 3, 4$",
@@ -181,7 +181,7 @@ def test_every_value_that_a_message_names_works():
 
 @pytest.mark.parametrize(("y_test", "lacking"), [([0, 0], "anomaly"), ([1, 2], "normal sample"), ([], "normal sample")])
 def test_a_test_part_of_one_kind_is_refused(y_test, lacking):
-    with pytest.raises(ValueError, match=f"^normal_class=0: the test part has no {lacking}"):
+    with pytest.raises(ValueError, match=f"^normal_class=0: the test set has no {lacking}"):
         polluted_one_vs_rest(
             Y_TRAIN, np.array(y_test), dataset="made", normal_class=0, pollution=0, label_ratio=0, n_train=10, seed=0
         )

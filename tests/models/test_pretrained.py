@@ -162,7 +162,7 @@ def features_of(frozen, images):
 
 
 def kept(frozen, index, folder):
-    """The features of the training part that are kept when a split uses some of it."""
+    """The features of the training set that are kept when a split uses some of it."""
     arrays = make_arrays("images", PIXELS, np.zeros(50, np.int64), PIXELS[:0], np.zeros(0, np.int64))
     split = Split(index[2:], index[:2], np.array([1, -1]), np.arange(0))
     return frozen.in_place_of_images(arrays, split, folder, torch.device("cpu")).x_train

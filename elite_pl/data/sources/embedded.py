@@ -12,8 +12,8 @@ from elite_pl.data.splits import stratified
 def digits() -> Arrays:
     """Loads scikit-learn's 1,797 real handwritten 8x8 digits as (n, 64) vectors in [0, 1]; no download.
 
-    A fixed stratified 30 % is the test part, whatever the seed of a run.
-    Source: https://archive.ics.uci.edu/dataset/80 (the UCI test part), the file of `sklearn.datasets.load_digits`.
+    A fixed stratified 30 % is the test set, whatever the seed of a run.
+    Source: https://archive.ics.uci.edu/dataset/80 (the UCI test set), the file of `sklearn.datasets.load_digits`.
     """
     rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.float32)
     x, y = rows[:, :-1] / 16, rows[:, -1].astype(np.int64)

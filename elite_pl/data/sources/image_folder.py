@@ -92,7 +92,7 @@ def image_folder(
 
 
 def _known(names: np.ndarray, labels_file: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Labels by folder and file, and which images are the test part."""
+    """Labels by folder and file, and which images are the test set."""
     places = [next((p for p in PLACES if tuple(name.split("/")[: len(p)]) == p), None) for name in names.tolist()]
     astray = [name for name, place in zip(names.tolist(), places, strict=True) if place is None]
     if astray and labels_file is None:
@@ -107,7 +107,7 @@ def _known(names: np.ndarray, labels_file: str | None) -> tuple[np.ndarray, np.n
 
 
 def _classes(names: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Classes by folder, and which images are the test part."""
+    """Classes by folder, and which images are the test set."""
     parts = [name.split("/") for name in names.tolist()]
     astray = ["/".join(part) for part in parts if part[0] not in ("train", "test") or len(part) < 3]
     if astray:

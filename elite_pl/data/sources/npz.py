@@ -23,7 +23,7 @@ def npz(path: str, labels: str, test_fraction: float, labels_file: str | None = 
         path: Of the file.
         labels: "classes": `y` holds classes, one of which will be normal; "known": +1 normal, -1 anomaly, 0 unlabeled.
         test_fraction: Share of each class that `x y` alone puts aside for the test, with a fixed seed. With
-            labels="known" nothing is put aside: `x y` is the training part, and a test part is optional.
+            labels="known" nothing is put aside: `x y` is the training set, and a test set is optional.
         labels_file: With labels="known": a CSV file with columns index and label that changes labels of the training
             part, see `user_data.relabeled`; None for none.
 
@@ -133,7 +133,7 @@ class _Reader:
     def part(
         self, x_key: str, y_key: str, may_be_empty: bool = False
     ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-        """Reads samples and labels of the training or test part, and the shape in which a sample came."""
+        """Reads samples and labels of the training or test set, and the shape in which a sample came."""
         x, y = self.read(x_key), to_labels(y_key, self.read(y_key))
         if x.ndim == 0 or len(x) != len(y):
             raise ValueError(f"{x_key} has shape {x.shape} and {y_key} {y.shape}; one label a sample is right")

@@ -39,7 +39,7 @@ def torchvision_set(name: str, root: str) -> Arrays:
         root: Folder of the data sets, in torchvision's layout (`root/MNIST/raw/...`).
 
     Returns:
-        uint8 images, (n, 1, 28, 28) or (n, 3, 32, 32), with the official test part.
+        uint8 images, (n, 1, 28, 28) or (n, 3, 32, 32), with the official test set.
 
     Raises:
         InputError: No files and no download, or damaged files; the message says which files to put where.

@@ -74,15 +74,15 @@ def known(what: str, words: Iterable[str | None]) -> np.ndarray:
 
 
 def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
-    """Refuses labels that leave nothing to learn from, or a test part that tells nothing.
+    """Refuses labels that leave nothing to learn from, or a test set that tells nothing.
 
     Args:
         y_train: +1, -1, 0, (n,).
-        y_test: As `y_train`; of length 0 without a test part.
+        y_test: As `y_train`; of length 0 without a test set.
         samples: What samples are called in the message.
 
     Raises:
-        ValueError: If fewer than 2 are unlabeled, or the test part is not labeled with both kinds.
+        ValueError: If fewer than 2 are unlabeled, or the test set is not labeled with both kinds.
     """
     if (unlabeled := np.count_nonzero(y_train == UNLABELED)) < 2:
         raise ValueError(f"{unlabeled} of {len(y_train)} training {samples} are unlabeled; training needs at least 2")
@@ -90,7 +90,7 @@ def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
         raise ValueError(f"{unlabeled} of {len(y_test)} test {samples} have no label; normal or anomaly is right")
     if len(y_test) and len(np.unique(y_test)) < 2:
         kind = "normal" if y_test[0] == NORMAL else "anomalous"
-        raise ValueError(f"all {len(y_test)} test {samples} are {kind}; both kinds, or no test part")
+        raise ValueError(f"all {len(y_test)} test {samples} are {kind}; both kinds, or no test set")
 
 
 def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: str) -> np.ndarray:
