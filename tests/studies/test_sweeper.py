@@ -26,7 +26,7 @@ from hydra.types import HydraContext, RunMode
 from elite_pl import config, train
 from elite_pl.errors import TrainingError
 from elite_pl.report import __main__ as report
-from elite_pl.runs import identity, launch, run
+from elite_pl.runs import identity, launch, run, run_together
 from elite_pl.studies.cells import claim
 from elite_pl.studies.sweeper import Sweep
 
@@ -297,7 +297,7 @@ def test_cells_that_cannot_be_trained_as_one_are_trained_one_by_one(command, mon
     def diverges(*_):
         raise TrainingError("step 3: the loss is nan")
 
-    monkeypatch.setattr(run, "fit_together", diverges)
+    monkeypatch.setattr(run_together, "fit_together", diverges)
     outcome = command(*typed)
     assert outcome.code == 0 and counts(outcome.err) == {"cells": 4, "run": 4}
     told = [line.split("one by one: ")[1] for line in outcome.err.splitlines() if "one by one: " in line]
@@ -309,14 +309,14 @@ def test_cells_that_cannot_be_trained_as_one_are_trained_one_by_one(command, mon
 
 
 def test_an_error_of_one_cell_of_a_stack_loses_no_other(command, monkeypatch):
-    original = run.write_results
+    original = run_together.write_results
 
     def fails(spec, *rest):
         if spec.config.seed == 1:
             raise TrainingError("a score is not finite")
         return original(spec, *rest)
 
-    monkeypatch.setattr(run, "write_results", fails)
+    monkeypatch.setattr(run_together, "write_results", fails)
     outcome = command("-m", "seed=0,1,2", "normal_class=0,10", "method=deep_svdd", *TINY, STACK)
     assert outcome.code == 2
     assert counts(outcome.err) == {"cells": 6, "run": 2, "failed": 1, "refused": 3}
