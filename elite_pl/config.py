@@ -259,7 +259,7 @@ class Constructor:
 
     Attributes:
         key: Where the node stands in the configuration.
-        target: What its `_target_` names.
+        target: The function or class that its `_target_` names.
         arguments: Its other values; nodes among them are constructors, or what these have made.
         kind: The class of what it makes.
     """

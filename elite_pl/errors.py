@@ -44,8 +44,8 @@ def input_errors(
 
     Args:
         source: The key or file, such as `dataset.path=a.npz`; it goes before the message.
-        arguments: What has keys of its own under that key: a message that begins with one of these names, such as
-            `lr=-1: must be positive`, is about the key `source.lr`, and says it as it is typed.
+        arguments: Arguments that have keys of their own under that key: a message that begins with one of
+            these names, such as `lr=-1: must be positive`, is about the key `source.lr`, and says it as it is typed.
         kinds: Exceptions besides `InputError` that are bad input.
 
     Raises:

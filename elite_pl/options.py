@@ -19,8 +19,8 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         command: The module's name in `elite_pl`.
-        description: What it does.
-        epilog: What stands below the options; None for nothing.
+        description: A line on its purpose.
+        epilog: Text below the options; None for none.
     """
 
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:

@@ -10,7 +10,7 @@ def derive(seed: int, *purpose: object) -> int:
 
     Args:
         seed: The run's seed.
-        purpose: What the numbers are drawn for, such as `"batches", epoch`.
+        purpose: The use of the numbers, such as `"batches", epoch`.
 
     Returns:
         A non-negative 63-bit integer, the same on every machine and in every process.

@@ -86,7 +86,7 @@ def jvp(
             pseudo-label is +1, else 0; `"signed"`: -η_M n M, the weight of Ω without a hinge (Eq. 16), of a virtual
             step on the sum of the losses.
         contamination: Which share of the batch gets the pseudo-label -1: those of the smallest d. None: those of d < 0.
-        labeled_statistics: What batch normalization uses in the labeled pass, see `frozen_statistics`.
+        labeled_statistics: The statistics of batch normalization in the labeled pass, see `frozen_statistics`.
 
     Returns:
         The inference.
@@ -128,7 +128,7 @@ def labeled_gradient(
         labeled: The labeled batch, shape (..., m, ...).
         label: Its labels, +1 or -1, shape (m,) or (..., m).
         margin: C of Eq. 4, of a shape that is broadcast to that of the scores.
-        statistics: What batch normalization uses, see `frozen_statistics`.
+        statistics: Those of batch normalization, see `frozen_statistics`.
 
     Returns:
         v = ∇L_v(θ) by name; Ω of the labeled batch, shape (..., m), and L_v (Eq. 6), shape (...), both detached.

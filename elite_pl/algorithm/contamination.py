@@ -51,7 +51,7 @@ def log_density(at: Tensor, samples: Tensor, bandwidth: float) -> Tensor:
 
     Args:
         at: Where the density is asked for, shape (m,).
-        samples: What it is estimated from, shape (n,).
+        samples: The samples from which it is estimated, shape (n,).
         bandwidth: Standard deviation of the kernel.
 
     Returns:

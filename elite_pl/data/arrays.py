@@ -35,7 +35,7 @@ class Arrays:
         ids_train: (n,) unicode, what a person calls the training samples: an id, a path; None where they have no names.
         ids_test: As `ids_train`.
         encoding: How a row of a table becomes a vector, from `Encoding.to_plain`; None for other data.
-        notes: What was left out or decided on the way, a line each, for a person to read before training.
+        notes: Omissions and decisions on the way, a line each, for a person to read before training.
         raw_shape: Of one sample as it came, such as (H, W, C); None where it is kept as it came.
     """
 
@@ -141,7 +141,7 @@ def to_array(name: str, values: Any) -> np.ndarray:
     """Converts what Python users pass as arrays: NumPy's, a tensor on any device, lists, a data frame.
 
     Args:
-        name: What it is called in the message.
+        name: Its name in the message.
         values: Numbers, or labels.
 
     Raises:
@@ -160,7 +160,7 @@ def check_finite(name: str, array: np.ndarray) -> None:
     """Refuses floats that are NaN or infinite.
 
     Args:
-        name: What the array is called in the message.
+        name: The name of the array in the message.
         array: Any array.
 
     Raises:
@@ -175,7 +175,7 @@ def to_labels(name: str, y: np.ndarray) -> np.ndarray:
     """Labels (n,) or (n, 1) as int64, or as unicode strings.
 
     Args:
-        name: What the array is called in the message.
+        name: The name of the array in the message.
         y: The labels as they came.
 
     Raises:
@@ -200,7 +200,7 @@ def to_samples(name: str, x: np.ndarray) -> np.ndarray:
     """Samples as float32 vectors (n, D), or as channels-first images (n, C, H, W) in uint8 or float32.
 
     Args:
-        name: What the array is called in the message.
+        name: The name of the array in the message.
         x: Vectors (n, D) of any real type, or images (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3: integers in
             0..255 or floats in [0, 1].
 

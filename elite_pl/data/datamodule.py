@@ -184,7 +184,7 @@ class PollutedData(pl.LightningDataModule):
         batch_size: n, unlabeled samples in a batch, over all processes.
         labeled_batch_size: m, labeled samples in a batch, class-balanced; None for all of them at every step.
         seed: The run's seed.
-        features: What the arrays are features by; None if they are the samples themselves.
+        features: The network whose features the arrays are; None if they are the samples themselves.
         feature_map: Fits what maps samples to those that methods see, from scaled training samples (n, ...); None for
             the samples themselves.
         fitted: The preprocessing, where it has been fitted already; None: it is fitted to the split's training samples.

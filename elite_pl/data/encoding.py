@@ -78,7 +78,7 @@ class Numbers:
         name: Of the column.
         kind: `"numbers"` or `"dates"`.
         center: The median of the training rows, which also stands for what is missing.
-        scale: What would be the standard deviation if their quartiles were those of a normal distribution.
+        scale: The standard deviation that they would have if their quartiles were those of a normal distribution.
         missing: Whether a second feature says that the number is missing: where one was in the training rows.
     """
 

@@ -48,7 +48,7 @@ class FrozenFeatures(nn.Module):
     Args:
         network: Computes them, in float32.
         images: How images become what the network takes.
-        samples: What images were like when they came.
+        samples: The format in which images came.
     """
 
     def __init__(self, network: Network, images: Preprocessing, samples: SampleFormat) -> None:

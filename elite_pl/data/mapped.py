@@ -21,7 +21,7 @@ class Mapped:
 
     Args:
         count: How many samples the training set has, used or not.
-        like: What the map makes of any one sample, shape (1, ...).
+        like: Any one mapped sample, shape (1, ...).
         preprocessing: Scales and maps them.
     """
 

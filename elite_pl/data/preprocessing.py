@@ -31,7 +31,7 @@ class Preprocessing(NamedTuple):
         contrast: Whether the contrast of each image is normalized; see `contrast_normalized`.
         shift: A number, or one per feature: shape () or (features,).
         scale: As `shift`.
-        feature_map: What maps samples to those that methods see in their place; None for themselves.
+        feature_map: Maps samples to those that methods see in their place; None for themselves.
     """
 
     size: int | None

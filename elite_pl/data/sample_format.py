@@ -42,7 +42,7 @@ class SampleFormat(NamedTuple):
         """Samples as an array of float32 or uint8, with their axes as they came.
 
         Args:
-            name: What they are called in the message.
+            name: Their name in the message.
             values: Samples (n, ...) like those of training: an array, a tensor, lists, a data frame.
 
         Raises:

@@ -18,11 +18,11 @@ class Candidate(NamedTuple):
     Attributes:
         name: The candidate's name.
         prior: Its weight where nothing else is known.
-        scaled_by: What scales the prior, see `Auto`.
-        scores: What it has learned, one a seed.
+        scaled_by: The quantities that scale the prior, see `Auto`.
+        scores: The trained scores, one a seed.
         unlabeled: Their scores of the unlabeled samples, shape (seeds, N).
         auroc: Its ROC AUC on labeled samples that were held out, with its standard error; None where none were.
-        seconds: What cross-fitting and training took.
+        seconds: The time of cross-fitting and training.
     """
 
     name: str

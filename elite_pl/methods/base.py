@@ -139,7 +139,7 @@ class Detector(BaseDetector, pl.LightningModule):
         pretrain_weight_decay: Its weight decay.
         pretrain_milestone: The epoch from which its learning rate is a tenth; None for none.
         margin: C of Eq. 4: `"mean_initial"` (the paper), `"max_labeled"` (the authors' release), or a positive number.
-        labeled_statistics: What batch normalization uses in a pass over the labeled batch: its own (`"batch"`) or the
+        labeled_statistics: Those of batch normalization in a pass over the labeled batch: its own (`"batch"`) or the
             `"running"` statistics, neither of which moves the running ones, or those that it has in common with the
             unlabeled batch (`"joint"`): both then go through in one pass.
         labeled_copies: How often each labeled sample stands in the labeled batch, every copy changed by itself.
@@ -149,7 +149,7 @@ class Detector(BaseDetector, pl.LightningModule):
             weigh the same.
         pretrained: File that keeps the pre-trained weights for other methods on this split; None for none.
         augmentation: Changes the samples of training and pre-training; None for none.
-        views: What it draws for the views whose scores are averaged at test time, shape (views, width); None for the
+        views: Its draws for the views whose scores are averaged at test time, shape (views, width); None for the
             samples themselves.
 
     Attributes:
@@ -350,7 +350,7 @@ class Detector(BaseDetector, pl.LightningModule):
 
         Args:
             sample: This process's shard of n samples, or all of them.
-            purpose: What they are for; each purpose has its own random numbers.
+            purpose: Their use; each purpose has its own random numbers.
             n: The size of the whole batch.
         """
         if self.augmentation is None:

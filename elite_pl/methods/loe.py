@@ -19,7 +19,7 @@ class LatentOutlierExposure(Contaminated):
     Source: Qiu et al., "Latent Outlier Exposure for Anomaly Detection with Contaminated Data", ICML 2022.
 
     Args:
-        update: What becomes of the suspicious samples: `"hard"`, trained on as anomalies; `"soft"`, half so;
+        update: The use of the suspicious samples: `"hard"`, trained on as anomalies; `"soft"`, half so;
             `"refine"`, left out.
         **contaminated: See `Contaminated`.
     """

@@ -21,7 +21,7 @@ class Member(nn.Module):
         score: Ω.
         recipe: How it is made.
         sample_shape: Of what it scores.
-        feature_map: What samples go through before; None for nothing.
+        feature_map: The map that samples go through before; None for none.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class Features(nn.Module):
 
     Attributes:
         outputs: k, the number of features.
-        identity: What tells this network from any other: library, model, image size, SHA-256 of its file of weights.
+        identity: Tells this network from any other: library, model, image size, SHA-256 of its file of weights.
 
     Raises:
         ValueError: If there is no such network.

@@ -55,7 +55,7 @@ class Part(NamedTuple):
         """Calls the constructor.
 
         Args:
-            allowed: What an address may stand for; nothing is imported.
+            allowed: The objects that an address may stand for; nothing is imported.
             given: The arguments that are not part of the recipe.
 
         Raises:

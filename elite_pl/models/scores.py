@@ -247,7 +247,7 @@ class MeanOverViews(Score):
     Args:
         score: Ω.
         augmentation: Makes the views.
-        views: What it draws for each of them, shape (views, width).
+        views: Its draws for each of them, shape (views, width).
     """
 
     views: Tensor

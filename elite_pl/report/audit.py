@@ -55,11 +55,11 @@ class AuditedRun:
 
     Attributes:
         directory: Its run directory.
-        metrics: What its `metrics.json` holds.
+        metrics: The content of its `metrics.json`.
         source: The node of its data source: `_target_` and arguments.
         arrays: The data.
         split: Which of them were unlabeled and labeled.
-        audit: What it suspects.
+        audit: Its suspicions.
         changed: One line on how the data differ from those of the run; empty if they do not.
     """
 

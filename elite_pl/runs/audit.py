@@ -49,9 +49,9 @@ def audit(detector: BaseDetector, data: PollutedData, score: Tensor, decision: D
 
     Args:
         detector: The detector, which is trained; on the CPU, as the data are.
-        data: What it has learned from.
+        data: Its training data.
         score: Its scores of the unlabeled samples, shape (N,).
-        decision: What they mean.
+        decision: Their meaning.
     """
     images = data.features is not None or data.arrays.x_train.ndim == 4
     by_neighbors = images and not isinstance(detector, Auto)  # whose graph has looked at neighbors already

@@ -39,7 +39,7 @@ def checkpoint(path: Path, detector: BaseDetector, data: PollutedData, trainer: 
     Args:
         path: Where it would be, in the run directory.
         detector: A fresh one; it stays as it is.
-        data: What it learns from.
+        data: Its training data.
         trainer: Not yet used.
     """
     if not isinstance(detector, Detector):

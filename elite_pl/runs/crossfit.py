@@ -39,7 +39,7 @@ class CrossFit:
             which every network needs.
         unlabeled: Shares of the unlabeled samples, shape (N,); empty where all networks were trained on them.
         folds: How many networks were trained.
-        seconds: What that took.
+        seconds: The time of all trainings.
     """
 
     labeled: Tensor

@@ -34,7 +34,7 @@ class Decision:
         threshold: The score above which a sample is called an anomaly.
         calibration: From scores to probabilities of an anomaly; None where nothing was cross-fitted.
         alarms: The share of samples like the unlabeled ones that are expected above the threshold; None as above.
-        facts: What `metrics.json` says of it.
+        facts: Its entries of `metrics.json`.
     """
 
     threshold: float
@@ -59,7 +59,7 @@ def decide(
     Args:
         spec: The run.
         detector: The detector, which is trained.
-        data: What it has learned from.
+        data: Its training data.
         labeled: Its scores of the labeled samples, shape (M,).
         unlabeled: Its scores of the unlabeled samples, shape (N,).
         found: The result of a method that cross-fits itself; None for other methods, or if it could not.

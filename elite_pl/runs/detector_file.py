@@ -51,7 +51,7 @@ def write(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
 
     Args:
         path: The file.
-        content: What is in it, less the version of the format.
+        content: Its content, less the version of the format.
     """
     buffer = io.BytesIO()
     torch.save({"format_version": FORMAT_VERSION, **content}, buffer)

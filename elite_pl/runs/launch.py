@@ -41,7 +41,7 @@ def launch(spec: RunSpec) -> dict[str, Any] | None:
         spec: The run.
 
     Returns:
-        What `metrics.json` holds; None where another process has written it.
+        The content of `metrics.json`; None where another process has written it.
 
     Raises:
         InputError: As `run`.

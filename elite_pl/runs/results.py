@@ -32,7 +32,7 @@ def check_metrics(metrics: object) -> dict[str, Any]:
     """Checks the metrics of a finished run, which come from an untrusted file.
 
     Args:
-        metrics: What `metrics.json` or a line of a file of cells holds.
+        metrics: The content of `metrics.json` or of a line of a file of cells.
 
     Returns:
         The same: flat, finite, with numbers where numbers belong, and with a ROC AUC if there is a test set.
@@ -79,7 +79,7 @@ def check_writable(directory: str | os.PathLike[str], key: str = "output_dir=") 
 
     Args:
         directory: The directory.
-        key: What it is typed after, for the message.
+        key: The key after which it is typed, for the message.
 
     Raises:
         InputError: If it cannot.
@@ -118,7 +118,7 @@ def write_failure(spec: RunSpec, error: str) -> None:
 
     Args:
         spec: The run.
-        error: What went wrong, on one line.
+        error: The error, on one line.
     """
     config = spec.plain
     keys = ("normal_class", "pollution", "label_ratio", "n_train", "seed")
@@ -177,7 +177,7 @@ def write_scores(
         index: (n,).
         score: (n,).
         is_anomaly: (n,), or None where it is unknown: the column is then empty.
-        ids: What the samples of the test set are called, or None: there is then no column `id` after the index.
+        ids: Names of the samples of the test set, or None: there is then no column `id` after the index.
     """
     index = np.asarray(index)
     columns = {"score": _column(score, float), "is_anomaly": _column(is_anomaly, int)}
@@ -196,9 +196,9 @@ def write_audit(
     Args:
         path: The file.
         index: Index into the training set, (n,).
-        audit: What is suspected of them.
+        audit: The suspicions.
         is_anomaly: The truth, (n,), or None where it is unknown.
-        ids: What the samples of the training set are called, or None: there is then no column `id` after the index.
+        ids: Names of the samples of the training set, or None: there is then no column `id` after the index.
     """
     suspicion = np.asarray(audit.suspicion, dtype=np.float64)
     order = np.lexsort((np.asarray(index), -suspicion))

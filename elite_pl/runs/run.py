@@ -65,7 +65,7 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
         spec: The run.
 
     Returns:
-        What `metrics.json` holds; None in other processes than the first.
+        The content of `metrics.json`; None in other processes than the first.
 
     Raises:
         InputError: If the data and the configuration do not go together; no directory is left behind then.
@@ -97,7 +97,7 @@ def made(spec: RunSpec, arrays: Arrays | None = None) -> tuple[PollutedData, Bas
 
     Args:
         spec: The run.
-        arrays: What its source reads, if it has been read.
+        arrays: The data of its source, if it has been read.
 
     Raises:
         InputError: If they do not.
@@ -118,7 +118,7 @@ def run_directory(
     Args:
         spec: The run.
         detector: The detector, which is not trained yet.
-        data: What it will learn from.
+        data: Its training data.
         trainer: Gets the logger.
 
     Yields:
@@ -223,7 +223,7 @@ def trained_detector(
     Args:
         spec: The run.
         detector: The detector, which is trained.
-        data: What it has learned from.
+        data: Its training data.
         held: As `learn` returns it.
 
     Returns:

@@ -148,7 +148,7 @@ def fit_together(spec: RunSpec, detectors: Sequence[Detector], data: Sequence[Po
     Args:
         spec: The run of one of them; those of the others have other seeds.
         detectors: Fresh detectors that can be trained together, see `why_not`.
-        data: What each learns from, of the same `counts`.
+        data: The training data of each, of the same `counts`.
 
     Returns:
         The numbers of epochs and of steps.

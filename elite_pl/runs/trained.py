@@ -41,7 +41,7 @@ class TrainedDetector(nn.Module):
         recipe: How `model` is made.
         sample_shape: Of one preprocessed sample.
         preprocessing: Applied to raw samples.
-        features: What the samples are features by, before anything else happens to them; None for themselves.
+        features: The network whose features take the place of the samples, before anything else; None for none.
         samples: Format of raw samples.
         encoding: How a row of a table becomes a raw sample; None for other data.
         threshold: The score above which a sample is called an anomaly.

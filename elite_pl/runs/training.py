@@ -26,7 +26,7 @@ def fit(
 
     Args:
         detector: The detector.
-        data: What it learns from.
+        data: Its training data.
         trainer: Trains it by gradient; a method that has none only logs to its logger.
         history: Gets a row an epoch; one in all from a method without a gradient.
         going_on: The checkpoint of a run that was interrupted.
@@ -81,10 +81,10 @@ def note(
 
     Args:
         detector: The detector, which is trained.
-        data: What it has learned from.
+        data: Its training data.
         trainer: Logs to its logger.
         history: Gets the row.
-        seconds: What the training took.
+        seconds: The time of the training.
         epochs: How many it was trained for.
         steps: How many optimizer steps.
     """

@@ -32,7 +32,7 @@ class Outcome:
         state: `run`, `before` (finished by an earlier command), `reused`, `failed`, `refused` (bad input) or
             `elsewhere` (another process has it).
         directory: Its run directory, empty where its configuration has none.
-        metrics: What its `metrics.json` holds, if it is finished.
+        metrics: The content of its `metrics.json`, if it is finished.
         error: One line on what went wrong.
     """
 

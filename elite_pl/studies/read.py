@@ -44,7 +44,7 @@ class Run:
 
     Attributes:
         directory: Its run directory, or the file of cells that it is kept in.
-        metrics: What its `metrics.json` holds.
+        metrics: The content of its `metrics.json`.
         study: The name of its study: of its directory, of its file of cells or of the folder that has `cells.jsonl`.
     """
 
@@ -282,7 +282,7 @@ def check_cells(runs: Sequence[Run], keys: Sequence[str]) -> None:
 
     Args:
         runs: The runs.
-        keys: What the table tells apart.
+        keys: The keys that the table tells apart.
 
     Raises:
         InputError: Names what two runs of one cell differ in.

@@ -62,11 +62,11 @@ def adopt(run: Finished, spec: RunSpec) -> dict[str, Any] | None:
 
     Args:
         run: The run, which has the same hash.
-        spec: What it is adopted as; it differs from the run in bookkeeping at most.
+        spec: The run as which it is adopted; it differs from the run in bookkeeping at most.
 
     Returns:
-        What `metrics.json` then holds: that of the run, its commit too, and `reused_from`; None if it cannot be copied,
-        of which nothing is left then.
+        The content of `metrics.json` then: that of the run, its commit too, and `reused_from`; None if it cannot be
+        copied, of which nothing is left then.
     """
     directory = spec.directory
     fresh = not directory.exists()

@@ -49,7 +49,7 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        overrides: What the sweep sets.
+        overrides: The settings of the sweep.
         name: Those that are not the same in all cells.
         directory: Its run directory.
         hash: The hash of its configuration.
@@ -74,7 +74,7 @@ class Sweep(Sweeper):
 
     Args:
         max_batch_size: How many cells the launcher gets at a time; None for all.
-        params: What an experiment sweeps.
+        params: The sweep of an experiment.
         stack: How many cells are trained as one, where they can be; None for each by itself.
     """
 
@@ -156,7 +156,7 @@ class Sweep(Sweeper):
         """A cell, with its outcome if it is known without running it.
 
         Args:
-            overrides: What the sweep sets.
+            overrides: The settings of the sweep.
             names: The keys that it sets to several values.
             elsewhere: See `finished_elsewhere`.
 
@@ -182,7 +182,7 @@ class Sweep(Sweeper):
         """The configuration of a cell; what differs in root values alone is composed once, for that takes its time.
 
         Args:
-            overrides: What the sweep sets.
+            overrides: The settings of the sweep.
 
         Raises:
             HydraException: If there is no such key or option, or a value is of the wrong type.

@@ -250,7 +250,7 @@ def check_lines(lines: Iterable[str], separator: str, width: int, before: int = 
 
     Args:
         lines: The lines.
-        separator: What separates their values.
+        separator: The character between their values.
         width: How many values the first line has.
         before: How many lines of the file come before these.
 
@@ -330,7 +330,7 @@ def encoded(table: Any, encoding: Encoding) -> np.ndarray:
 
     Args:
         table: A data frame of polars, or of pandas, or arrays (n,) by the names of the columns.
-        encoding: What becomes of the columns.
+        encoding: The encoding of the columns.
 
     Raises:
         ValueError: If a column is not there, or does not hold what it should.

@@ -70,7 +70,7 @@ def open_table(path: str, kinds: Mapping[str, str]) -> TableParts:
 
     Args:
         path: As it was typed.
-        kinds: What columns hold, see `Encoding.kinds`.
+        kinds: The kind of each column, see `Encoding.kinds`.
 
     Raises:
         ValueError: If it is not there, or has no first line with names.

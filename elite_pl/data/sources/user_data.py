@@ -30,7 +30,7 @@ def existing(path: str, right: str, folder: bool = False) -> Path:
 
     Args:
         path: As it was typed.
-        right: What it should be, for the message.
+        right: A right value, for the message.
         folder: Whether it is to be a folder.
 
     Raises:
@@ -58,7 +58,7 @@ def known(what: str, words: Iterable[str | None]) -> np.ndarray:
     """Labels as people write them: normal, anomaly or nothing, or 1, -1, 0; case does not matter.
 
     Args:
-        what: What they are called in the message.
+        what: Their name in the message.
         words: The labels as text, None for nothing.
 
     Returns:
@@ -79,7 +79,7 @@ def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
     Args:
         y_train: +1, -1, 0, (n,).
         y_test: As `y_train`; of length 0 without a test set.
-        samples: What samples are called in the message.
+        samples: The word for samples in the message.
 
     Raises:
         ValueError: If fewer than 2 are unlabeled, or the test set is not labeled with both kinds.
@@ -103,7 +103,7 @@ def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: 
         y: The labels so far, (n,).
         ids: Paths or ids of the samples, (n,); None if they have none.
         labels_file: The file.
-        samples: What samples are called in the message.
+        samples: The word for samples in the message.
 
     Raises:
         InputError: If the file cannot be read, or names what is not there.
