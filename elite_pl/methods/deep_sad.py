@@ -19,7 +19,8 @@ class DeepSad(Detector):
         loss: Of a labeled sample: `"inverse"`, its distance to the power of its label, or `"hinge"`, Eq. 4, with which
             Sec. 5.5 of the ELITE paper compares.
         eta: η, the weight of the labels.
-        average: `"samples"` (the paper): η weighs each labeled sample against each unlabeled one; or `"parts"`: the mean of all labeled samples against that of all unlabeled ones, whatever their numbers.
+        average: `"samples"` (the paper): η weighs each labeled sample against each unlabeled one; or
+            `"parts"`: the mean of all labeled samples against that of all unlabeled ones, whatever their numbers.
         epsilon: Keeps the inverse of a distance finite.
         ramp_steps: First steps in which the weight of the unlabeled batch rises to 1; 0 for none.
         **detector: See `Detector`.
