@@ -100,9 +100,10 @@ def main() -> None:
         for samples in options.samples:
             memory, seconds = peak(samples, kind, options.typed)
             rows.append((kind, samples, memory - imports, seconds - start))
+            spent = seconds - start
             lines.append(
                 f"| {kind} | {samples:,} | {megabytes(samples):.0f} MB | {memory - imports:.0f} MB | "
-                f"{seconds - start:.0f} s, {1e6 * (seconds - start) / samples:.0f} µs a sample |"
+                + (f"{spent:.0f} s, {1e6 * spent / samples:.0f} µs a sample |" if spent >= 1 else "under 1 s |")
             )
             print(lines[-1], flush=True)
     if not options.write:
