@@ -65,7 +65,7 @@ nothing: whole runs of classes 0 and 3 by elite_svdd and deep_svdd took 0.97 to 
 0.2 points lower on average (-0.5 to 0.1). Gray images with other strides do gain (an epoch of deep_svdd 0.69, of
 elite_svdd 0.81).
 
-Whole runs, before (commit 31a127d) and now (a7f03e0), one after the other on a quiet machine, CPU time without a logger:
+Whole runs, before (commit 31a127d) and now (a7f03e0), one after the other on a quiet machine, CPU time without logger:
 MNIST with 20 epochs 60.5 and 58.7 s, digits 9.6 and 9.6 s. The steps are half of the first, imports (torch,
 torch._dynamo, Lightning) half of the second; stages that got faster are small. The goal, half, is missed.
 
