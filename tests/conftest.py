@@ -23,7 +23,7 @@ render = Figure.savefig
 def save_blank(figure: Figure, path: Path, **options: object) -> None:
     """Writes a picture of its format that shows nothing."""
     if path.suffix == ".svg":
-        assert not options, "the writer of SVG takes none"
+        assert "pil_kwargs" not in options, "which the writer of SVG does not take"
         path.write_text('<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>')
     else:
         Image.new("L", (1, 1)).save(path)
