@@ -81,7 +81,7 @@ def claim(directory: Path) -> Iterator[bool]:
                 lock.acquire()
                 break
             except FileNotFoundError:  # another process has just removed the folder, which was empty
-                continue
+                os.getcwd()  # fails where somebody has removed the working directory, too
     except Timeout:
         yield False
         return

@@ -171,10 +171,11 @@ def test_it_solves_an_easy_case_and_leaves_what_the_others_do(command, monkeypat
     again = command(*typed)
     assert again.directory == outcome.directory and "done before" in again.err
 
+    x_test = digits().x_test
     for package in ("sklearn", "piqp"):
         monkeypatch.setitem(sys.modules, package, None)
     written = [float(row["score"]) for row in read_csv(outcome.directory / "scores.csv")]
-    assert load(outcome.directory / "detector.pt").score(digits().x_test).tolist() == written
+    assert load(outcome.directory / "detector.pt").score(x_test).tolist() == written
 
 
 @pytest.mark.parametrize("method", ["isolation_forest", "ssad"])

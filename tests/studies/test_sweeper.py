@@ -207,6 +207,14 @@ def test_what_another_process_leaves_is_run_at_the_end(command, monkeypatch):
     assert outcome.out.splitlines()[1::2] == [str(first), str(third), str(second)]
 
 
+def test_a_working_directory_that_has_gone_is_not_waited_for(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError), claim(Path("outputs/run")):
+        pass
+
+
 def test_a_file_system_without_locks_costs_a_warning(command, monkeypatch):
     def refuse(self):
         raise OSError(errno.ENOSYS, "not there")

@@ -49,7 +49,7 @@ def image_names(folder: Path) -> tuple[list[str], list[str]]:
         found = os.stat(folder / here)
         if (me := (found.st_dev, found.st_ino)) in above:
             raise ValueError(f"{here} leads back to a folder that it lies in; remove that symbolic link")
-        for entry in os.scandir(folder / here):
+        for entry in list(os.scandir(folder / here)):  # which leaves it closed
             name = f"{here}/{entry.name}" if here else entry.name
             if entry.name.startswith("."):
                 continue
