@@ -10,9 +10,6 @@ that the operating system saw.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,17 +24,9 @@ OTHER_BUDGETS = ("_release", "_published")
 def measure(method: str, arguments: list[str]) -> tuple[float, float, float]:
     """Seconds of the process, seconds of training in it, and the peak of its memory in MiB."""
     with tempfile.TemporaryDirectory() as directory:
-        typed = [f"method={method}", "dataset=mnist", "normal_class=3", "threads=1", "logger=none", *arguments]
-        command = [sys.executable, "-m", "elite_pl.train", *typed, f"output_dir={directory}"]
         start = time.monotonic()
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
-        assert process.stdout is not None
-        lines = process.stdout.read().splitlines()
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"{' '.join(command)}: failed")
+        typed = (f"method={method}", "dataset=mnist", "normal_class=3", *arguments, f"output_dir={directory}")
+        lines, usage = machine.train(*typed)
         metrics = json.loads((Path(lines[-1]) / "metrics.json").read_text())
         return time.monotonic() - start, metrics["train/seconds"], usage.ru_maxrss / 1024
 

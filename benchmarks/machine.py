@@ -1,6 +1,10 @@
 """What benchmarks have in common: how they start, and the machine and versions behind a measurement."""
 
 import argparse
+import os
+import resource
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -27,6 +31,22 @@ def started(about: str | None, results: Path) -> argparse.Namespace:
     silence_advice()
     warnings.simplefilter("ignore")
     return options
+
+
+def train(*typed: str) -> tuple[list[str], resource.struct_rusage]:
+    """Runs `python -m elite_pl.train` on one thread; returns its lines on standard output and what it has used."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elite_pl.train", *typed, "threads=1", "logger=none"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    lines = process.stdout.read().splitlines()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(typed)}: failed")
+    return lines, usage
 
 
 def in_words(**versions: str) -> str:

@@ -9,9 +9,6 @@ third are whole commands, which also start, evaluate and draw.
 
 import itertools
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -106,16 +103,7 @@ def of_fit() -> tuple[float, float]:
 def command(*typed: str) -> float:
     """CPU seconds of a sweep of the digits' study by the command."""
     with tempfile.TemporaryDirectory() as place:
-        arguments = ["-m", "dataset=digits", "method=elite_svdd", *typed, f"output_dir={place}", "logger=none"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "elite_pl.train", *arguments, "threads=1"],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        _, code, usage = os.wait4(process.pid, 0)
-    if code:
-        sys.exit(f"{' '.join(arguments)}: failed")
+        _, usage = machine.train("-m", "dataset=digits", "method=elite_svdd", *typed, f"output_dir={place}")
     return usage.ru_utime + usage.ru_stime
 
 

@@ -25,14 +25,7 @@ from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
 from elite_pl.runs import loggers, plots
 from elite_pl.runs.audit import against_truth, audit
-from elite_pl.runs.build import (
-    check_data,
-    make_data,
-    make_detector,
-    make_trainer,
-    pretrained_file,
-    use_threads,
-)
+from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.candidates import recipe_of, train_candidates
 from elite_pl.runs.checkpoints import checkpoint
