@@ -41,6 +41,7 @@ class Config:
     epochs: int = _key("passes over the unlabeled samples")
     seed: int = _key("of the split, the initial network and the order of batches, each a stream of its own")
     threads: int | None = _key("CPU threads; null: PyTorch's choice")
+    pictures: bool = _key("whether a run draws its pictures, which takes half a second of it")
     study: int | str = _key("name under which runs are kept together: a folder, and the group in W&B")
     output_dir: Any = _key("folder of all studies; a run is OUTPUT_DIR/STUDY/<dataset>/<method>/<coordinates>-<hash>/")
     reuse: list[str] = _key("studies and files of cells whose finished runs are taken over instead of run again")

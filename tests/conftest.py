@@ -16,8 +16,10 @@ from PIL import Image
 torch.set_num_threads(1)
 
 from elite_pl import train  # noqa: E402
+from elite_pl.runs import plots  # noqa: E402
 
-render = Figure.savefig
+PLOTS = ("roc_plot", "score_plot", "suspicion_plot", "curves_plot", "meta_gradient_plot")
+render, draw = Figure.savefig, {name: getattr(plots, name) for name in PLOTS}
 
 
 def save_blank(figure: Figure, path: Path, **options: object) -> None:
@@ -29,11 +31,17 @@ def save_blank(figure: Figure, path: Path, **options: object) -> None:
         Image.new("L", (1, 1)).save(path)
 
 
+def draw_blank(path: Path, *arguments: object, **named: object) -> None:
+    Image.new("L", (1, 1)).save(path)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def blank_pictures():
-    """Pictures are composed, but not rendered, which would take half the time of a short run; see `rendered`."""
+    """Pictures are not drawn, which would take half the time of a short run; see `rendered`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save_blank)
+        for name in PLOTS:
+            patch.setattr(plots, name, draw_blank)
         yield
 
 
@@ -41,6 +49,8 @@ def blank_pictures():
 def rendered(monkeypatch):
     """Pictures as they are."""
     monkeypatch.setattr(Figure, "savefig", render)
+    for name, function in draw.items():
+        monkeypatch.setattr(plots, name, function)
 
 
 @pytest.fixture(scope="session", autouse=True)

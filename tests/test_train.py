@@ -65,6 +65,13 @@ def test_a_run_leaves_its_files(command, request, method):
     assert OmegaConf.load(directory / "config.yaml").method.name == method
 
 
+def test_without_pictures_it_is_the_same_run(command):
+    plain = command(*SHORT, "pictures=false").directory
+    assert not list(plain.glob("*.png")) and (plain / "meta_gradient.npz").is_file()
+    drawn = command(*SHORT, "output_dir=drawn").directory
+    assert plain.name == drawn.name and results(plain) == results(drawn)
+
+
 def test_the_detector_file_scores_as_the_run_did(command):
     directory = command(*SHORT).directory
     detector = load(directory / "detector.pt")

@@ -21,6 +21,7 @@ BOOKKEEPING = (
     "output_dir",
     "logger",
     "threads",
+    "pictures",
     "reuse",
     "dataset.root",
     "dataset.source.root",

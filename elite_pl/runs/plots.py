@@ -34,6 +34,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
 }
+Margins = tuple[float, float, float, float]  # left, right, bottom, top
 _LINE_STYLE = {"normal": "-", "anomaly": "--", "all": "-"}
 
 
@@ -98,13 +99,25 @@ def class_histograms(
 
 
 @contextmanager
-def figure_at(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
-    """A figure to draw on, in inches, saved to `path` as a whole when the block ends well."""
+def figure_at(
+    path: str | os.PathLike[str], width: float, height: float, margins: Margins | None = None
+) -> Iterator[Figure]:
+    """A figure to draw on, saved to `path` as a whole when the block ends well.
+
+    Args:
+        path: The picture to write.
+        width: In inches.
+        height: In inches.
+        margins: Around the axes, in inches; None measures them by drawing everything twice, in twice the time.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=200, layout="constrained" if margins is None else None)
+        if margins is not None:
+            left, right, bottom, top = margins
+            figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
         yield figure
         options: dict[str, Any] = {}
         if Path(path).suffix == ".png":
@@ -114,9 +127,11 @@ def figure_at(path: str | os.PathLike[str], width: float, height: float) -> Iter
 
 
 @contextmanager
-def axes_at(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Axes]:
+def axes_at(
+    path: str | os.PathLike[str], width: float, height: float, margins: Margins | None = None
+) -> Iterator[Axes]:
     """The same with one pair of axes."""
-    with figure_at(path, width, height) as figure:
+    with figure_at(path, width, height, margins) as figure:
         yield figure.add_subplot()
 
 
@@ -124,7 +139,7 @@ def roc_plot(path: str | os.PathLike[str], scores: ArrayLike, is_anomaly: ArrayL
     """Draws the ROC curve with its area; see `roc_curve` for the arguments."""
     fpr, tpr = roc_curve(scores, is_anomaly)
     area = float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2))
-    with axes_at(path, 3.4, 3.4) as axes:
+    with axes_at(path, 3.4, 3.4, (0.5, 0.1, 0.45, 0.3)) as axes:
         axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="chance 50.0 %")
         axes.plot(fpr, tpr, color=BLUE, linewidth=1.8, label=f"ROC AUC {100 * area:.1f} %", clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=title)
@@ -139,7 +154,7 @@ def _histogram_plot(
     bins = int(np.clip(2 * np.sqrt(np.size(values)), 10, 50))
     edges, counts = class_histograms(values, is_anomaly, bins)
     position, name_of_line = line
-    with axes_at(path, 4.4, 2.8) as axes:
+    with axes_at(path, 5.2, 2.8, (0.55, 0.12, 0.45, 0.3)) as axes:
         for name, count in counts.items():
             color, hatch = _CLASS_STYLE[name]
             share = 100 * count / max(1, count.sum())
@@ -182,7 +197,7 @@ def curves_plot(
         panels.append((100 * np.asarray(auroc, dtype=np.float64), "ROC AUC, test (%)", BLUE, "o"))
     if labeled_loss is not None:
         panels.append((labeled_loss, "labeled loss (Eq. 6)", VERMILLION, "s"))
-    with figure_at(path, 4.4, 0.6 + 1.7 * len(panels)) as figure:
+    with figure_at(path, 4.4, 0.6 + 1.7 * len(panels), (0.7, 0.12, 0.45, 0.12)) as figure:
         column = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for axes, (values, label, color, shape) in zip(column, panels, strict=True):
             values = np.asarray(values, dtype=np.float64)
@@ -249,7 +264,7 @@ def meta_gradient_plot(
         axes.plot(middle, mean, color=color, linestyle=style, linewidth=1.8, label=label)
 
     heights = [2.2, 1.0, 1.0] if {"normal", "anomaly"} <= parts.keys() else [2.2, 1.0]
-    with figure_at(path, 6.4, 1.4 + sum(heights)) as figure:
+    with figure_at(path, 6.4, 1.4 + sum(heights), (0.75, 0.2, 0.45, 0.55)) as figure:
         cells = figure.subplots(len(heights), 2, sharex="col", sharey="row", width_ratios=[3, 1], height_ratios=heights)
         (above, beside), (sign, corner), *more = cells
         shown = []
@@ -291,8 +306,7 @@ def meta_gradient_plot(
             axes.axhline(50, color="0.6", linewidth=0.8, zorder=0)
             corner.set_axis_off()
             handles = axes.get_legend_handles_labels()
-            legend = corner.legend(*handles, loc="center", borderpad=0, handlelength=1.6, handletextpad=0.6)
-            legend.set_in_layout(False)  # or the cell would grow to its width
+            corner.legend(*handles, loc="center", borderpad=0, handlelength=1.6, handletextpad=0.6)
         labeled[-1][0].set(xlim=(0, iteration[-1]), xlabel="iteration")
 
 

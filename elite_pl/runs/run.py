@@ -275,13 +275,6 @@ def write_results(
             "test/base_rate": float(is_anomaly.double().mean()),
             "test/collapsed": collapsed(test),
         }
-        plots.roc_plot(
-            directory / "roc.png",
-            test.numpy(),
-            is_anomaly.numpy(),
-            title="{dataset}, normal class {normal_class}, {method}".format(**facts),
-        )
-        plots.score_plot(directory / "scores.png", test.numpy(), is_anomaly.numpy(), decision.threshold)
     if len(test) and data.arrays.labels == "classes":
         y = torch.as_tensor(data.arrays.y_test[data.split.test])
         for number, value in metrics.roc_auc_per_class(test, y, data.normal_class).items():
@@ -291,14 +284,20 @@ def write_results(
 
     write_scores(directory / "scores.csv", data.split.test, test, is_anomaly, data.arrays.ids_test)
     write_audit(directory / "audit.csv", data.split.unlabeled, found, hidden, data.arrays.ids_train)
-    if found.meta_gradient is not None:
-        truth = None if hidden is None else hidden.numpy()
-        plots.suspicion_plot(directory / "suspicion.png", found.meta_gradient.numpy(), truth)
     if (recording := detector.recording()) is not None:
         write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
-    pictures = plots.recorded_plots(directory)
+    recorded = []
+    if spec.config.pictures:
+        if len(test):
+            title = "{dataset}, normal class {normal_class}, {method}".format(**facts)
+            plots.roc_plot(directory / "roc.png", test.numpy(), is_anomaly.numpy(), title)
+            plots.score_plot(directory / "scores.png", test.numpy(), is_anomaly.numpy(), decision.threshold)
+        if found.meta_gradient is not None:
+            truth = None if hidden is None else hidden.numpy()
+            plots.suspicion_plot(directory / "suspicion.png", found.meta_gradient.numpy(), truth)
+        recorded = plots.recorded_plots(directory)
     trained.save(directory / "detector.pt")
     if (wandb_run := loggers.wandb_run(logger)) is not None:
-        loggers.log_final(wandb_run, results, is_anomaly, test, found.meta_gradient, hidden, pictures)
+        loggers.log_final(wandb_run, results, is_anomaly, test, found.meta_gradient, hidden, recorded)
         loggers.log_samples(wandb_run, spec, data.arrays)
     return results
