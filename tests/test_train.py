@@ -323,6 +323,33 @@ def test_a_command_does_not_import_what_metrics_of_sound_and_images_and_plots_ne
     subprocess.run([sys.executable, "-c", f"{imports}; {heavy}"], check=True)
 
 
+COMPILE = """\
+import importlib, sys
+from elite_pl.runs import startup
+startup.import_lightning()
+import torch
+from pytorch_lightning.utilities.compile import OptimizedModule
+linear = torch.nn.Linear(2, 2)
+def step(network):
+    optimizer = torch.optim.Adam(linear.parameters())
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+step(linear)
+assert not [name for name in sys.modules if name.startswith("torch._dynamo.")]
+if sys.argv[1:]: importlib.import_module(*sys.argv[1:])
+compiled = torch.compile(linear, backend="eager")
+step(compiled)
+assert isinstance(compiled, OptimizedModule) and not isinstance(linear, OptimizedModule)
+from torch._dynamo import eval_frame
+assert torch._dynamo is sys.modules["torch._dynamo"] and type(compiled) is eval_frame.OptimizedModule
+"""
+
+
+@pytest.mark.parametrize("first", [[], ["torch._dynamo.eval_frame"]])
+def test_the_compiler_is_imported_when_somebody_compiles(first):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILE, *first], check=True)
+
+
 def begin(arguments):
     """The command in a process that is forked from this one, slowed down from the seventh epoch on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind & ignores it
