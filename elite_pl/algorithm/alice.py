@@ -136,9 +136,8 @@ def labeled_gradient(
     with frozen_statistics(score, statistics):
         labeled_score = _call(score, theta, buffers, labeled)
     loss = hinge(labeled_score, label, margin).mean(-1)
-    v = torch.autograd.grad(
-        loss, list(theta.values()), torch.ones_like(loss), allow_unused=True, materialize_grads=True
-    )
+    # Of the sum, because stacked networks do not depend on each other; for `grad_outputs`, PyTorch would import SymPy.
+    v = torch.autograd.grad(loss.sum(), list(theta.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(theta, v, strict=True)), labeled_score.detach(), loss.detach()
 
 

@@ -72,6 +72,30 @@ def test_batch_normalization(options, training, applies, layout, monkeypatch):
     compare(lambda: nn.BatchNorm2d(4, **options).train(training), sample, of_sample, applies, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("options", "applies"), [({"dim": -1}, True), ({"dim": 1}, True), ({"ord": 1, "dim": 1}, False), ({}, False)]
+)
+def test_vector_norm(options, applies):
+    rule = tangent.vector_norm
+    x, dx = torch.randn(2, 5, 7, 4).double()
+    x[2] = 0
+    x.requires_grad_()
+
+    def through(function):
+        with forward_ad.dual_level():
+            value, derivative = forward_ad.unpack_dual(function(forward_ad.make_dual(x, dx), **options))
+        return value, derivative, *torch.autograd.grad(value.sin().sum(), [x])
+
+    with forward_ad.dual_level():
+        assert (rule(forward_ad.make_dual(x, dx), **options) is not None) == applies
+    expected = through(torch.linalg.vector_norm)
+    with tangent.FastTangents():
+        found = through(torch.linalg.vector_norm)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
+    assert not found[1].requires_grad or not applies
+
+
 def test_a_batch_without_statistics_is_refused_as_ever():
     with forward_ad.dual_level(), tangent.FastTangents(), pytest.raises(ValueError, match="more than 1 value"):
         nn.BatchNorm1d(3, affine=False)(forward_ad.make_dual(torch.ones(1, 3), torch.ones(1, 3)))
