@@ -2,8 +2,8 @@
 
 PyTorch has a rule for nearly every function, made for all cases. `FastTangents` has its own for three of them. Without
 a bias or a scale, a convolution of few channels hardly costs more with twice as many, so value and tangent share one;
-and the Jacobian of a normalization is symmetric, so that its fused reverse kernel gives the tangent, too. Of a
-Euclidean norm, PyTorch's is made of many small functions written in Python, the first of which imports SymPy.
+and the Jacobian of a normalization is symmetric, so that its fused reverse kernel gives the tangent, too. Where a
+constant is subtracted, PyTorch works out the shape of its zero tangent in Python, a third of a step of a small network.
 """
 
 from collections.abc import Callable
@@ -109,23 +109,21 @@ def batch_norm(
     return value, tangent
 
 
-def vector_norm(sample: Tensor, ord: float = 2, dim: int | None = None) -> tuple[Tensor, Tensor] | None:
-    """Euclidean norms and their tangents, 0 at the origin; arguments as of `torch.linalg.vector_norm`.
+def subtract(sample: Tensor, constant: Any, *, alpha: float = 1) -> tuple[Tensor, Tensor] | None:
+    """A difference and its tangent, which is that of the sample; arguments as of `torch.Tensor.sub`.
 
     Returns:
         Both, or None where the rule does not apply.
     """
     x, dx = forward_ad.unpack_dual(sample)
-    if dx is None or ord != 2 or not isinstance(dim, int):
+    if dx is None or not isinstance(constant, Tensor) or forward_ad.unpack_dual(constant).tangent is not None:
         return None
-    value = torch.linalg.vector_norm(x, dim=dim)
-    with torch.no_grad():
-        tangent = ((x * dx).sum(dim) / value).masked_fill(value == 0, 0)
-    return value, tangent
+    value = torch.sub(x, constant, alpha=alpha)
+    return (value, dx) if value.shape == dx.shape else None
 
 
 RULES: dict[Callable[..., Any], Callable[..., tuple[Tensor, Tensor] | None]] = {
     functional.conv2d: conv2d,
     functional.batch_norm: batch_norm,
-    torch.linalg.vector_norm: vector_norm,
+    Tensor.sub: subtract,
 }
