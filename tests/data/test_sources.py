@@ -407,7 +407,7 @@ def test_unknown_set(tmp_path):
         torchvision_set("SVHN", str(tmp_path))
 
 
-@pytest.mark.skipif("ELITE_PL_DATA" not in os.environ, reason="ELITE_PL_DATA names no folder with the real files")
+@pytest.mark.skipif(not os.environ.get("ELITE_PL_DATA"), reason="ELITE_PL_DATA names no folder with the real files")
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
 def test_real_files(name, no_network):
     arrays = torchvision_set(name, os.environ["ELITE_PL_DATA"])

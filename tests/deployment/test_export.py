@@ -138,7 +138,9 @@ def by_score_py(folder, source):
     """What `score.py` of an exported directory prints, without elite_pl and all that it brings."""
     program = "import runpy, sys; sys.modules.update(dict.fromkeys(['elite_pl', 'polars', 'pytorch_lightning']));"
     program += "del sys.argv[0]; runpy.run_path(sys.argv[0], None, '__main__')"
-    done = subprocess.run([sys.executable, "-c", program, f"{folder}/score.py", source], capture_output=True, text=True)
+    quiet = ["-W", "ignore:The given buffer is not writable"]  # torch 2.11, of its own reading of a graph
+    command = [sys.executable, *quiet, "-c", program, f"{folder}/score.py", source]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return list(csv.DictReader(io.StringIO(done.stdout)))
 
