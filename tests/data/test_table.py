@@ -26,7 +26,7 @@ def columns() -> dict[str, list]:
     label = [""] * N
     for i in [*np.flatnonzero(~HIDDEN)[:10], *np.flatnonzero(HIDDEN)[:10]]:
         label[i] = "anomaly" if HIDDEN[i] else "normal"
-    day = np.datetime64("2024-02-01") + np.where(HIDDEN, 400, rng.integers(0, 100, N))
+    day = np.datetime64("2024-02-01") + np.where(HIDDEN, 400, rng.integers(0, 100, N)).astype("timedelta64[D]")
     return {
         "id": [f"row {i}" for i in range(N)],
         "number": list(range(N)),

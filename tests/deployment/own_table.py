@@ -19,7 +19,7 @@ def table() -> dict[str, list[str]]:
         "age": ages.tolist(),
         "income": np.exp(rng.normal(8, 1, ROWS)).round(2).astype(str).tolist(),
         "color": rng.choice(["red", "green", "blue", "?"], ROWS).tolist(),
-        "day": [str(np.datetime64("2024-02-01") + i % 100) for i in range(ROWS)],
+        "day": [str(np.datetime64("2024-02-01") + np.timedelta64(i % 100, "D")) for i in range(ROWS)],
         "label": labels.tolist(),
     }
 
