@@ -1,5 +1,6 @@
 """What no single module can check: the direction of imports, that every config file is used, and what files name."""
 
+import functools
 import graphlib
 import inspect
 import re
@@ -167,7 +168,9 @@ def data_folder(made_files, tmp_path):
     return tmp_path / "data"
 
 
+@functools.cache
 def composed(*overrides: str):
+    """The configuration, which no test changes."""
     config.register()
     with initialize_config_module("elite_pl.conf", version_base="1.3"):
         return compose("train", list(overrides), return_hydra_config=True)
@@ -225,6 +228,7 @@ def test_a_node_is_keyword_arguments_of_its_target(option):
             pytest.fail(f"{place}: {error}")
 
 
+@functools.cache
 def jobs(name: str) -> list[list[str]]:
     """The overrides of every run of an experiment."""
     hydra = composed(f"experiment={name}").hydra
