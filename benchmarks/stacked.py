@@ -3,8 +3,8 @@
     python benchmarks/stacked.py [--write]
 
 Random samples, one thread, 128 unlabeled and 20 labeled ones in a step (tables: 64 and 20), prepared before the
-clock starts. The first row is `elite_pl.fit` on a table of 2,000 rows, with all that it does besides; the second and
-third are whole commands, which also start, evaluate and draw.
+clock starts. The first row is `elite_pl.fit` on a table of 2,000 rows, with all that it does besides; the next four are
+whole commands, which also start, evaluate and, two of them, draw.
 """
 
 import itertools
