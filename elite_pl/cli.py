@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,7 +78,23 @@ def arguments() -> list[str]:
         raise InputError("--experimental-rerun: reads a pickle, which can run code; type the keys of the run")
     for override in options.overrides:
         typed.remove(override)
-    return [*options.overrides, *typed]
+    experiment = any(text.startswith("experiment=") for text in options.overrides)
+    sweep = options.multirun or (experiment and "hydra.mode=RUN" not in options.overrides)
+    return [*(cell_by_cell(options.overrides) if sweep else options.overrides), *typed]
+
+
+def cell_by_cell(overrides: list[str]) -> list[str]:
+    """The overrides of a sweep, where a key of a group is one of its cells: the default option may not have it."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [
+        f"{o.key_or_group}=choice({value})"
+        if o.key_or_group.partition(".")[0] in config.GROUPS
+        and "." in o.key_or_group
+        and (o.type, o.package, o.is_sweep_override()) == (OverrideType.CHANGE, None, False)
+        and (value := text.partition("=")[2])
+        else text
+        for o, text in zip(parsed, overrides, strict=True)
+    ]
 
 
 def in_one_line(parser: ArgumentParser) -> ArgumentParser:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -59,6 +60,8 @@ def composed_once():
     original = Hydra.get_mode
 
     def mode(self, config_name, overrides):
+        if "hydra.mode=RUN" in overrides:
+            return RunMode.RUN
         sweeps = any("experiment" in override or "hydra" in override for override in overrides)
         return original(self, config_name, overrides) if sweeps else None
 

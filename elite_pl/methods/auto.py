@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.annotations import Share, at_least, checked
 from elite_pl.methods.base import BaseDetector
 from elite_pl.models.mixture import Member, Mixture
@@ -71,6 +72,8 @@ class Auto(BaseDetector):
         fewest: Labeled samples of each kind below which nothing is held out.
         temperature: By kind of data: see above.
         pollution: π where nothing is held out.
+        augmentation: Must be None.
+        views: Not used.
         optimizer: Not used, as of `ShallowDetector`.
     """
 
@@ -86,9 +89,13 @@ class Auto(BaseDetector):
         fewest: Annotated[int, at_least(2)],
         temperature: dict[str, Any],
         pollution: Share = 0.1,
+        augmentation: Augmentation | None = None,
+        views: Tensor | None = None,
         optimizer: Any = None,
     ) -> None:
         super().__init__()
+        if augmentation is not None:
+            raise ValueError("augmentation: each candidate has one of its own; augmentation=none is right")
         if not all(0 < value < math.inf for value in temperature.values()):
             raise ValueError(f"temperature={temperature}: must be a positive number for each kind of data")
         self.name, self.candidates = name, candidates

@@ -44,10 +44,15 @@ class BaseDetector(nn.Module):
         needs_labeled_anomalies: Whether it learns nothing without labeled anomalies.
         needs_of_each_kind: How many labeled samples of each kind it needs.
         needs_backbone: Whether it is made from a backbone.
+        augmentation: Makes the views.
+        views: Its draws for the views whose scores are averaged at test time, shape (views, width); None for the
+            samples themselves.
     """
 
     name: str
     score: Score
+    augmentation: Augmentation | None = None
+    views: Tensor | None = None
     needs_labels = False
     needs_labeled_anomalies = False
     needs_of_each_kind = 0
@@ -80,8 +85,14 @@ class BaseDetector(nn.Module):
 
     @property
     def scorer(self) -> Score:
-        """The module that scores new samples."""
-        return self.score
+        """The module that scores new samples, over the views where there are any."""
+        return self.over_views(self.score)
+
+    def over_views(self, score: Score) -> Score:
+        """The mean of a score over the views; the score itself where there are none."""
+        if self.views is None or self.augmentation is None:
+            return score
+        return MeanOverViews(score, self.augmentation, self.views)
 
     def forward(self, sample: Tensor) -> Tensor:
         """Maps samples (n, ...) to scores (n,)."""
@@ -149,8 +160,7 @@ class Detector(BaseDetector, pl.LightningModule):
             weigh the same.
         pretrained: File that keeps the pre-trained weights for other methods on this split; None for none.
         augmentation: Changes the samples of training and pre-training; None for none.
-        views: Its draws for the views whose scores are averaged at test time, shape (views, width); None for the
-            samples themselves.
+        views: See `BaseDetector`.
 
     Attributes:
         stackable: Whether several detectors of this very class can be trained as one, see `elite_pl.runs.stacked`: its
@@ -449,11 +459,8 @@ class Detector(BaseDetector, pl.LightningModule):
 
     @property
     def scorer(self) -> Score:
-        """Returns the module that scores: with averaged weights and over the views, where there are any."""
-        score = self.score if self.averaged is None else cast(Score, self.averaged.module)
-        if self.views is None or self.augmentation is None:
-            return score
-        return MeanOverViews(score, self.augmentation, self.views)
+        """The module that scores: with averaged weights and over the views, where there are any."""
+        return self.over_views(self.score if self.averaged is None else cast(Score, self.averaged.module))
 
     def facts(self) -> dict[str, float]:
         """The margin."""

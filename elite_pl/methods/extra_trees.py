@@ -35,5 +35,6 @@ class ExtraTrees(ShallowDetector):
         forest = ExtraTreesClassifier(
             self.trees, class_weight="balanced", random_state=seeding.derive(data.seed, "extra trees") % 2**32
         )
-        forest.fit(data.labeled[:].flatten(1).numpy(), (data.labeled_y < 0).numpy())
+        x, label = self.training_samples(data)
+        forest.fit(x[label != 0].numpy(), (label[label != 0] < 0).numpy())
         self.score.grow([estimator.tree_ for estimator in forest.estimators_])

@@ -8,7 +8,7 @@ import torch
 from elite_pl import seeding
 from elite_pl.annotations import at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.methods.shallow import ShallowDetector, training_samples
+from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.fitted import IsolationTrees
 
 
@@ -36,7 +36,7 @@ class IsolationForest(ShallowDetector):
         """Grows the trees."""
         from sklearn.ensemble import IsolationForest as Forest
 
-        x = training_samples(data).numpy()
+        x = self.training_samples(data)[0].numpy()
         forest = Forest(
             n_estimators=self.trees,
             max_samples=min(self.tree_samples, len(x)),

@@ -7,7 +7,7 @@ import torch
 from elite_pl import seeding
 from elite_pl.annotations import Range, at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.methods.shallow import ShallowDetector, training_samples
+from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.fitted import NeighborMean
 
 
@@ -55,7 +55,7 @@ class LabelSpreading(ShallowDetector):
         from sklearn.neighbors import kneighbors_graph
         from sklearn.semi_supervised import LabelSpreading as Spreading
 
-        x = training_samples(data)
+        x, label = self.training_samples(data)
         seed = seeding.derive(data.seed, "principal components") % 2**32
         pca = PCA(min(self.components, *x.shape), random_state=seed).fit(x.numpy())
         score = self.score
@@ -65,9 +65,9 @@ class LabelSpreading(ShallowDetector):
         place = score.embedding.numpy()
         nearest = kneighbors_graph(place, min(self.graph_neighbors, len(x)), include_self=True)
         graph = (nearest + nearest.T) / 2
-        label = torch.cat([-torch.ones(len(data.unlabeled)), (data.labeled_y < 0).float()])  # -1: unlabeled
         spreading = Spreading(kernel=lambda *_: graph, alpha=self.alpha, max_iter=100_000)
-        normal, anomalous = spreading.fit(place, label.numpy()).label_distributions_.T
+        kind = torch.where(label == 0, -1, (label < 0).long())  # -1: unlabeled
+        normal, anomalous = spreading.fit(place, kind.numpy()).label_distributions_.T
         score.value = torch.as_tensor((1 + anomalous - normal) / 2, dtype=x.dtype)
         neighbors = min(self.score_neighbors, len(x))
         score.weight = torch.full((neighbors,), 1 / neighbors, dtype=x.dtype)

@@ -8,7 +8,7 @@ import torch
 from elite_pl import seeding
 from elite_pl.annotations import Positive, at_least, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.methods.shallow import ShallowDetector, training_samples
+from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.fitted import Linear
 
 
@@ -38,7 +38,7 @@ class LogisticRegression(ShallowDetector):
         from sklearn.decomposition import PCA
         from sklearn.preprocessing import StandardScaler
 
-        x = training_samples(data)
+        x, label = self.training_samples(data)
         scaler = StandardScaler()
         z = scaler.fit_transform(x.double().numpy())
         components = None
@@ -46,7 +46,7 @@ class LogisticRegression(ShallowDetector):
             seed = seeding.derive(data.seed, "principal components") % 2**32
             pca = PCA(min(self.components, *z.shape), random_state=seed)
             z, components = pca.fit_transform(z), pca.components_  # of features whose mean is 0
-        learned = self.learn(z, data.labeled_y.numpy())
+        learned = self.learn(z, label.numpy())
         weight, bias = learned.coef_[0], learned.intercept_[0]
         if components is not None:
             weight = weight @ components
@@ -54,17 +54,17 @@ class LogisticRegression(ShallowDetector):
         self.score.weight = torch.as_tensor(weight, dtype=x.dtype)
         self.score.bias = torch.as_tensor(bias - weight @ scaler.mean_, dtype=x.dtype)
 
-    def learn(self, z: np.ndarray, labeled_y: np.ndarray) -> Any:
+    def learn(self, z: np.ndarray, label: np.ndarray) -> Any:
         """Learns from the labeled samples.
 
         Args:
-            z: Features, the unlabeled samples first, shape (N + M, features).
-            labeled_y: +1 or -1 of the labeled samples, shape (M,).
+            z: Features of all training samples, shape (n, features).
+            label: +1, -1 or 0 for unlabeled, shape (n,).
 
         Returns:
             scikit-learn's logistic regression, fitted; its second class are the anomalies.
         """
-        return self.classifier().fit(z[-len(labeled_y) :], labeled_y < 0)
+        return self.classifier().fit(z[label != 0], label[label != 0] < 0)
 
     def classifier(self) -> Any:
         """scikit-learn's logistic regression, still to be fitted."""

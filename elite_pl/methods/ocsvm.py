@@ -6,7 +6,7 @@ import torch
 
 from elite_pl.annotations import Positive, Range, checked
 from elite_pl.data.datamodule import PollutedData
-from elite_pl.methods.shallow import ShallowDetector, training_samples
+from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.fitted import KernelExpansion
 
 OutlierBound = Annotated[float, Range("a number in (0, 1]", lambda nu: 0 < nu <= 1)]
@@ -45,7 +45,7 @@ class Ocsvm(ShallowDetector):
         """Finds the support vectors."""
         from sklearn.svm import OneClassSVM
 
-        x = training_samples(data)
+        x, _ = self.training_samples(data)
         scale = x.shape[1] * float(x.var(correction=0))
         gamma = 1 / (scale or 1.0) if self.gamma == "scale" else float(self.gamma)
         given = float((data.truth < 0).double().mean())

@@ -29,13 +29,12 @@ class SelfTraining(LogisticRegression):
         super().__init__(**regression)
         self.threshold, self.rounds = threshold, rounds
 
-    def learn(self, z: np.ndarray, labeled_y: np.ndarray) -> Any:
+    def learn(self, z: np.ndarray, label: np.ndarray) -> Any:
         """See `LogisticRegression.learn`."""
         from sklearn.semi_supervised import SelfTrainingClassifier
 
-        label = np.concatenate([np.full(len(z) - len(labeled_y), -1), labeled_y < 0])  # -1: unlabeled
         learner = SelfTrainingClassifier(self.classifier(), threshold=self.threshold, max_iter=self.rounds)
-        learner.fit(z, label)
+        learner.fit(z, np.where(label == 0, -1, label < 0))  # -1: unlabeled
         taken = learner.transduction_[learner.labeled_iter_ > 0]
         self.found = {"train/self_labeled": len(taken), "train/self_labeled_anomalies": int(taken.sum())}
         return learner.estimator_

@@ -15,7 +15,7 @@ from elite_pl.annotations import Positive, Range, at_least, checked
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import TrainingError
 from elite_pl.methods.ocsvm import OutlierBound
-from elite_pl.methods.shallow import ShallowDetector, training_samples
+from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.models.fitted import KernelExpansion, squared_distance
 from elite_pl.progress import Estimate
 
@@ -74,11 +74,11 @@ class Ssad(ShallowDetector):
 
     def fit(self, data: PollutedData) -> None:
         """Chooses γ and κ, then fits all samples."""
-        samples = training_samples(data)
-        x = samples.double()
-        label = torch.cat([torch.zeros(len(data.unlabeled)), data.labeled_y])
-        drawn = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "fold_unlabeled"))
-        some = torch.cat([drawn[: self.fold_unlabeled].sort().values, torch.nonzero(label).flatten()])
+        samples, label = self.training_samples(data)
+        x, unlabeled = samples.double(), len(data.unlabeled)
+        drawn = torch.randperm(unlabeled, generator=seeding.generator(data.seed, "fold_unlabeled"))
+        own = torch.arange(unlabeled, unlabeled + len(data.labeled))  # copies of what is held out would tell it
+        some = torch.cat([drawn[: self.fold_unlabeled].sort().values, own])
         distance = squared_distance(x[some], x[some])
         unit = 1 / (float(distance.median()) or 1.0)
         auroc = self.cross_validate(distance * unit, label[some], seeding.generator(data.seed, "folds"))

@@ -160,8 +160,9 @@ class Recipe(NamedTuple):
                 if _kind(value) != _kind(state[name]):
                     raise ValueError(f"{name} is of type {state[name].dtype}, which {value.dtype} cannot be")
             made.load_state_dict(state)
-            if isinstance(made, Fitted):
-                made.check(math.prod(sample_shape))
+            plain = made.score if isinstance(made, MeanOverViews) else made
+            if isinstance(plain, Fitted):
+                plain.check(math.prod(sample_shape))
         except Exception as error:  # whatever constructors stumble over
             raise ValueError(f"its score cannot be made again: {one_line(error)[:300]}") from error
         return made.eval()

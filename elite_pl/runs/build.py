@@ -194,21 +194,21 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         pretrained: See `Detector`.
     """
     make = instantiate("method", config.method, BaseDetector)
+    options: dict[str, Any] = {}
+    if (make_augmentation := given("augmentation", config.augmentation, Augmentation)) is not None:
+        augmentation = make_augmentation()
+        with input_errors("augmentation"):
+            options["views"] = augmentation.views(sample_shape) if augmentation.test_views else None
+        options["augmentation"] = augmentation
     if not getattr(make.target, "needs_backbone", True):
-        return make()
+        return make(**options)
     with torch.random.fork_rng():
         torch.manual_seed(seeding.derive(config.seed, "network"))
         backbone = instantiate("backbone", config.backbone, Backbone)(sample_shape)
         modules = nn.ModuleList([backbone.encoder, backbone.decoder]).modules()
         if any(isinstance(module, nn.SyncBatchNorm) for module in modules):
             raise InputError(f"backbone={backbone.name}: SyncBatchNorm has no forward-mode rule; use BatchNorm")
-        options: dict[str, Any] = {"backbone": backbone, "pretrained": pretrained}
-        if (make_augmentation := given("augmentation", config.augmentation, Augmentation)) is not None:
-            augmentation = make_augmentation()
-            with input_errors("augmentation"):
-                options["views"] = augmentation.views(sample_shape) if augmentation.test_views else None
-            options["augmentation"] = augmentation
-        detector = make(**options)
+        detector = make(backbone=backbone, pretrained=pretrained, **options)
         rehearse(detector, config.epochs)
     step = step_settings(config)
     if step.channels_last:  # of the weights: what comes out of a convolution follows them

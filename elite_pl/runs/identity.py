@@ -55,6 +55,7 @@ BEFORE: dict[str, object] = {
     "feature_map": {"_target_": None},
     "augmentation": {"_target_": None},
     "method.labeled_copies": 1,
+    "method.augmented_copies": 20,
     "method.average_decay": None,
     "method.balanced_labels": False,
     "method.contamination": None,

@@ -15,10 +15,13 @@ from test_bad_input import refused
 from test_rivals import metrics_of
 from test_shallow import FROM_LABELS, reloaded
 
+import elite_pl
 from elite_pl import seeding
 from elite_pl.data import digits
 from elite_pl.data.splits import Split
+from elite_pl.errors import InputError
 from elite_pl.models.fitted import ClassTrees, Linear, NeighborMean
+from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs.trained import load
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -185,6 +188,66 @@ def test_what_no_label_reaches_is_undecided(command):
     assert (value[56:58] < 0.5).all() and (value[58:] > 0.5).all(), "the labeled ones"
 
 
+# -------------------------------------------------------------------------------------------------------- augmentation
+
+
+def bars(n=60):
+    """Images of a bright bar, upright in the first half and lying in the other, and labels of four of each."""
+    rng = np.random.default_rng(0)
+    x = rng.random((n, 1, 12, 12)).astype(np.float32) / 2
+    x[: n // 2, :, :, 5:7] += 0.5
+    x[n // 2 :, :, 5:7] += 0.5
+    y = np.zeros(n, int)
+    y[:4], y[n // 2 : n // 2 + 4] = 1, -1
+    return x, y
+
+
+@pytest.mark.parametrize("method", [*FROM_LABELS, "ssad"])
+def test_changed_copies_of_labels_are_learned_from_and_views_are_scored(tmp_path, method):
+    x, y = bars()
+    plain, unchanged, changed = (
+        elite_pl.fit(x, y, method, overrides=["threshold=fitted", *typed])
+        for typed in (
+            [],
+            ["augmentation=digits", "augmentation.test_views=0", "method.augmented_copies=0"],
+            ["augmentation=digits", "method.augmented_copies=3"],
+        )
+    )
+    assert plain.score(x).tolist() == unchanged.score(x).tolist(), "nothing was changed"
+    over_views = changed.model
+    assert isinstance(over_views, MeanOverViews) and len(over_views.views) == 8
+    views = [over_views.augmentation.apply(torch.as_tensor(x), view.expand(len(x), -1)) for view in over_views.views]
+    each = np.mean([over_views.score(view).double().numpy() for view in views], axis=0)
+    np.testing.assert_allclose(changed.score(x), each, rtol=1e-5, atol=1e-6)
+    same = over_views.score(torch.as_tensor(x)).numpy()
+    assert not np.allclose(same, plain.score(x), atol=1e-6), "the copies have taught it something"
+    changed.save(tmp_path / "detector.pt")
+    assert elite_pl.load(tmp_path / "detector.pt").score(x).tolist() == changed.score(x).tolist()
+
+
+def test_the_copies_of_a_label_stand_in_the_graph_with_it():
+    x, y = bars()
+    overrides = ["augmentation=digits", "method.augmented_copies=3", "method.alpha=0.5", "threshold=fitted"]
+    value = elite_pl.fit(x, y, "label_spreading", overrides=overrides).model.score.value
+    assert len(value) == len(x) + 3 * 8
+    labels = np.tile(y[y != 0], 4)
+    assert ((value[-32:] > 0.5).numpy() == (labels < 0)).all()
+
+
+def test_a_file_whose_trees_lead_out_of_themselves_is_refused_under_views_too(tmp_path):
+    x, y = bars()
+    trained = elite_pl.fit(x, y, "extra_trees", overrides=["augmentation=digits", "threshold=fitted"])
+    trained.save(tmp_path / "detector.pt")
+    content = torch.load(tmp_path / "detector.pt", weights_only=True)
+    content["state"]["score.child"][0] = 10**6
+    torch.save(content, tmp_path / "detector.pt")
+    with pytest.raises(InputError, match="out of their trees"):
+        elite_pl.load(tmp_path / "detector.pt")
+
+
+# -------------------------------------------------------------------------------------------------------------- labels
+
+
 @pytest.mark.parametrize("method", FROM_LABELS)
 def test_labels_of_both_kinds_are_needed(command, method):
     refused(command(f"method={method}", "label_ratio=0"), "label_ratio=0", method)
@@ -196,6 +259,10 @@ def test_labels_of_both_kinds_are_needed(command, method):
 
 
 WRONG = {
+    "method=extra_trees method.augmented_copies=-1": ("method.augmented_copies=-1", "not negative"),
+    "method=extra_trees augmentation=digits": ("augmentation", "(64,) are no images"),
+    "method=auto augmentation=digits": ("augmentation", "(64,) are no images"),
+    "method=auto augmentation=noise": ("augmentation", "each candidate has one of its own", "augmentation=none"),
     "method=extra_trees method.trees=0": ("method.trees=0", "at least 1"),
     "method=logistic_regression method.penalty=0": ("method.penalty=0", "positive"),
     "method=logistic_regression method.components=0": ("method.components=0", "at least 1", "null"),

@@ -22,6 +22,8 @@ from hydra import initialize_config_module
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
+from omegaconf import OmegaConf
+from test_bad_input import refused
 
 from elite_pl import config, train
 from elite_pl.errors import TrainingError
@@ -546,6 +548,16 @@ def test_every_figure_runs_on_digits_within_seconds(command, figure):
     assert outcome.code == 0, outcome.err
     assert counts(outcome.err)["run"] == len(results("outputs/smoke")) == counts(outcome.err)["cells"] > 1
     assert not list(Path("outputs").glob("fig*")), "apart from the study itself"
+
+
+def test_a_key_that_the_default_method_lacks_can_be_set_for_several_that_have_it(command):
+    typed = ("method=extra_trees,label_spreading", "method.augmented_copies=2", "augmentation=noise", "epochs=1")
+    assert command("-m", *typed).code == 0
+    kept = {path.parent.parent.name: path for path in Path("outputs").rglob("config.yaml")}
+    assert kept.keys() == {"extra_trees", "label_spreading"}
+    assert all(OmegaConf.load(path).method.augmented_copies == 2 for path in kept.values())
+    shutil.rmtree("outputs")
+    refused(command("-m", "method=extra_trees,deep_sad", "method.trees=2"), "method.trees: no such key")
 
 
 def test_any_key_of_an_experiment_can_be_narrowed(command):
