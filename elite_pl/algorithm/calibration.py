@@ -151,6 +151,25 @@ def posterior(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> Posterior:
     return Posterior(share, curves, (POWER * log_likelihood + density.clamp(min=1e-300).log()).softmax(0))
 
 
+def contradiction(score: Tensor, label: Tensor) -> Tensor:
+    """The share of labels of the other kind on whose far side a labeled sample lies; equal scores count half.
+
+    Of a normal sample these are the anomalies of lower scores, of an anomaly the normal samples of higher ones. Their
+    mean over a kind is what its ROC AUC lacks to 1; above 1/2 a sample lies among the other kind.
+
+    Args:
+        score: Scores of labeled samples by detectors that were not trained on them, shape (m,).
+        label: +1 or -1 for each, shape (m,).
+
+    Returns:
+        In [0, 1], shape (m,); 0 where there is no other kind.
+    """
+    beyond = (score[:, None] - score) * label[:, None]  # > 0: a normal sample above, an anomaly below the other
+    wrong = (beyond > 0).double() + (beyond == 0).double() / 2
+    other = (label[:, None] != label).double()
+    return (wrong * other).sum(1) / other.sum(1).clamp(min=1)
+
+
 def share_below(score: Tensor, others: Tensor) -> Tensor:
     """Which share of other scores is below each score, equal ones counted half and never quite 0 or 1.
 

@@ -294,10 +294,9 @@ class PollutedData(pl.LightningDataModule):
         return len(self.unlabeled), normal, len(self.labeled) - normal
 
     def anomalous(self, part: str) -> Tensor:
-        """Which samples of a part, `"unlabeled"` or `"test"`, are anomalies: bool, shape (n,), on the CPU."""
-        y, index = (
-            (self.arrays.y_test, self.split.test) if part == "test" else (self.arrays.y_train, self.split.unlabeled)
-        )
+        """Which samples of a part, `"unlabeled"`, `"labeled"` or `"test"`, are anomalies: bool, (n,), on the CPU."""
+        y = self.arrays.y_test if part == "test" else self.arrays.y_train
+        index = getattr(self.split, part)
         return torch.as_tensor(is_anomaly(y[index], self.normal_class, self.arrays.labels))
 
     def class_name(self, number: int) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from elite_pl.algorithm import metrics
-from elite_pl.algorithm.calibration import Calibration, Interval, at_share, posterior
+from elite_pl.algorithm.calibration import Calibration, Interval, at_share, contradiction, posterior
 from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.config import Threshold, threshold
 from elite_pl.data.datamodule import PollutedData
@@ -24,6 +24,7 @@ from elite_pl.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
 FOLDS = {"images": 3, "vectors": 5}
+FEW = 5  # names in one line
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +36,16 @@ class Decision:
         calibration: From scores to probabilities of an anomaly; None where nothing was cross-fitted.
         alarms: The share of samples like the unlabeled ones that are expected above the threshold; None as above.
         facts: Its entries of `metrics.json`.
+        held: What was cross-fitted, whether or not the threshold is chosen on it; None where nothing was.
+        contradiction: Of each label, see `calibration.contradiction`, shape (M,); None as above.
     """
 
     threshold: float
     calibration: Calibration | None = None
     alarms: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    held: CrossFit | None = None
+    contradiction: Tensor | None = None
 
 
 def decide(
@@ -49,12 +54,12 @@ def decide(
     data: PollutedData,
     labeled: Tensor,
     unlabeled: Tensor,
-    found: CrossFit | None = None,
+    held: CrossFit | None = None,
 ) -> Decision:
-    """Chooses the threshold, by networks that have not seen the samples as far as the configuration wants it.
+    """Chooses the threshold, and doubts labels, by networks that have not seen the samples.
 
     Cross-fitted samples count by their shares, see `CrossFit`; the detector's own scores of the unlabeled samples turn
-    them into scores of its own.
+    them into scores of its own. Where the configuration wants nothing cross-fitted, the threshold parts the labels.
 
     Args:
         spec: The run.
@@ -62,16 +67,32 @@ def decide(
         data: Its training data.
         labeled: Its scores of the labeled samples, shape (M,).
         unlabeled: Its scores of the unlabeled samples, shape (N,).
-        found: The result of a method that cross-fits itself; None for other methods, or if it could not.
+        held: The result of a method that cross-fits itself; None for other methods, or if it could not.
     """
     settings, label = threshold(spec.plain["threshold"]), data.labeled_y.cpu()
     if not cross_fits(spec.plain):
-        return fitted(labeled, label, unlabeled)
-    try:
-        if found is None:
-            found = _cross_fit(spec, detector, data, settings)
-    except (LabelError, TrainingError) as error:
-        return assumed(settings, labeled, label, unlabeled, str(error))
+        decision = fitted(labeled, label, unlabeled)
+    else:
+        try:
+            held = held or _cross_fit(spec, detector, data, settings)
+            decision = cross_fitted(settings, held, label, unlabeled)
+        except (LabelError, TrainingError) as error:
+            return assumed(settings, labeled, label, unlabeled, str(error))
+    if held is None:
+        return decision
+    contradictions, facts = doubts(held, data)
+    return replace(decision, facts=decision.facts | facts, held=held, contradiction=contradictions)
+
+
+def cross_fitted(settings: Threshold, found: CrossFit, label: Tensor, unlabeled: Tensor) -> Decision:
+    """The threshold by the rule of the settings.
+
+    Args:
+        settings: The keys of `threshold`.
+        found: What was cross-fitted.
+        label: +1 or -1 for each labeled sample, shape (M,).
+        unlabeled: The detector's own scores of the unlabeled samples, shape (N,).
+    """
     curves = posterior(found.labeled, label, found.unlabeled)
     share = {
         "cost": lambda: curves.by_cost(settings.cost_missed, settings.cost_false_alarm),
@@ -125,6 +146,34 @@ def assumed(settings: Threshold, labeled: Tensor, label: Tensor, unlabeled: Tens
         rule = "5 % of the unlabeled samples are above it; threshold.rule=contamination sets another share"
     log.info("threshold %.4g: %s (%s)", decision.threshold, rule, reason)
     return decision
+
+
+def doubts(held: CrossFit, data: PollutedData) -> tuple[Tensor, dict[str, int]]:
+    """Says which labels lie among those of the other kind where they were held out: a person should look again.
+
+    Args:
+        held: What was cross-fitted.
+        data: The training data.
+
+    Returns:
+        The `contradiction` of each label, shape (M,), and the entries of `metrics.json`; of data with classes also how
+        many labels are wrong, and how many of these are doubted.
+    """
+    label = data.labeled_y.cpu()
+    found = contradiction(held.labeled, label)
+    doubted = found > 0.5
+    facts = {"labeled/doubted": int(doubted.sum())}
+    if data.arrays.labels == "classes":
+        wrong = data.anomalous("labeled") != (label < 0)
+        facts |= {"labeled/wrong": int(wrong.sum()), "labeled/doubted_wrong": int((wrong & doubted).sum())}
+    if doubted.any():
+        index = data.split.labeled[doubted.numpy()]
+        names = index if data.arrays.ids_train is None else data.arrays.ids_train[index]
+        few = ", ".join(map(str, names[:FEW])) + (", …" if len(names) > FEW else "")
+        log.info(
+            "look again at %d of %d labels, which lie among those of the other kind: %s", len(names), len(label), few
+        )
+    return found, facts
 
 
 def said(

@@ -226,6 +226,33 @@ def write_audit(
     _write_csv(path, table, len(order))
 
 
+def write_labels(
+    path: str | os.PathLike[str],
+    index: ArrayLike,
+    label: ArrayLike,
+    share: ArrayLike,
+    contradiction: ArrayLike,
+    ids: np.ndarray | None = None,
+) -> None:
+    """Writes `labeled.csv`: the labeled training samples, those first whose label is most in doubt.
+
+    Args:
+        path: The file.
+        index: Index into the training set, (m,).
+        label: 1 normal, -1 anomaly, (m,).
+        share: Of the unlabeled samples that score lower, by detectors that were not trained on the sample, (m,).
+        contradiction: The share of labels of the other kind on whose far side it lies, (m,).
+        ids: Names of the samples of the training set, or None: there is then no column `id` after the index.
+    """
+    order = np.lexsort((np.asarray(index), -np.asarray(contradiction)))
+    columns = {
+        "label": _column(np.asarray(label)[order], int),
+        "share_below": _column(np.asarray(share)[order], float),
+        "contradiction": _column(np.asarray(contradiction)[order], float),
+    }
+    _write_csv(path, _index(np.asarray(index)[order], ids) | columns, len(order))
+
+
 def write_meta_gradient(
     path: str | os.PathLike[str],
     minus_meta_gradient: ArrayLike,

@@ -36,6 +36,7 @@ from elite_pl.runs.results import (
     AUROC,
     AVERAGE_PRECISION,
     write_audit,
+    write_labels,
     write_meta_gradient,
     write_metrics,
     write_scores,
@@ -283,6 +284,9 @@ def write_results(
         results |= against_truth(found, hidden)
 
     write_scores(directory / "scores.csv", data.split.test, test, is_anomaly, data.arrays.ids_test)
+    if decision.held is not None and decision.contradiction is not None:
+        labels = (data.split.labeled, data.labeled_y, decision.held.labeled, decision.contradiction)
+        write_labels(directory / "labeled.csv", *labels, data.arrays.ids_train)
     write_audit(directory / "audit.csv", data.split.unlabeled, found, hidden, data.arrays.ids_train)
     if (recording := detector.recording()) is not None:
         write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)

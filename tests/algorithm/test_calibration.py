@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from elite_pl.algorithm.calibration import Calibration, at_share, posterior, share_below
+from elite_pl.algorithm.calibration import Calibration, at_share, contradiction, posterior, share_below
+from elite_pl.algorithm.metrics import roc_auc
 
 
 def drawn(hidden, distance, labels=200, n=4000, seed=0):
@@ -62,6 +63,15 @@ def test_probabilities_follow_the_scores_of_another_detector():
         Calibration(torch.zeros(1), torch.full((1,), 0.3)).at(torch.tensor([-1.0, 9.0])).tolist()
         == [pytest.approx(0.3)] * 2
     )
+
+
+def test_a_label_is_contradicted_by_those_of_the_other_kind_that_lie_beyond_it():
+    score, label = torch.tensor([0.1, 0.2, 0.9, 0.15, 0.8, 0.9]), torch.tensor([1, 1, 1, -1, -1, -1.0])
+    found = contradiction(score, label)
+    torch.testing.assert_close(found, torch.tensor([0, 1 / 3, 2.5 / 3, 2 / 3, 1 / 3, 0.5 / 3], dtype=torch.float64))
+    for kind in (1, -1):
+        assert 1 - found[label == kind].mean() == pytest.approx(roc_auc(score, label < 0))
+    assert contradiction(score, torch.ones(6)).tolist() == [0] * 6
 
 
 def test_shares_count_equal_scores_half():

@@ -97,6 +97,35 @@ def test_few_labels_are_not_held_out(command, own, labels, more, words):
         assert [row["verdict"] for row in audit].count("anomaly") == 60
 
 
+def labels_of(outcome):
+    with open(outcome.directory / "labeled.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", [TREES, ("method=auto",)])
+def test_a_label_that_all_others_speak_against_is_named(command, tmp_path, own, method):
+    x, y = own(), np.zeros(600, dtype=int)
+    y[:10], y[540:550], y[550], x[550] = 1, -1, 1, 2.5  # the last one is wrong
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+    outcome = command(*OWN, *method)
+    found, first = read(outcome)[0], labels_of(outcome)[0]
+    assert found["labeled/doubted"] == 1 and "labeled/wrong" not in found
+    assert "look again at 1 of 21 labels, which lie among those of the other kind: 550" in outcome.err
+    assert first["index"] == "550" and first["label"] == "1" and float(first["contradiction"]) > 0.5
+    assert [len(labels_of(outcome)), {row["label"] for row in labels_of(outcome)}] == [21, {"1", "-1"}]
+
+
+def test_how_many_wrong_labels_were_doubted_is_known_where_the_truth_is(command):
+    typed = ("label_ratio=0.3", "pollution=0.3", "label_noise=0.1", "normal_class=0")
+    outcome = command(*TREES, *typed, "threshold=crossfit")
+    found = read(outcome)[0]
+    assert 1 <= found["labeled/doubted_wrong"] <= min(found["labeled/doubted"], found["labeled/wrong"])
+    assert found["labeled/wrong"] == round(0.1 * found["data/labeled"])
+    above = [float(row["contradiction"]) > 0.5 for row in labels_of(outcome)]
+    assert sum(above) == found["labeled/doubted"] and above == sorted(above, reverse=True)
+    assert not (command(*TREES, *typed).directory / "labeled.csv").exists(), "nothing was held out"
+
+
 def test_a_study_with_class_labels_may_cross_fit_too(command):
     found, audit = read(command(*TREES, "label_ratio=0.2", "pollution=0.3", "threshold=crossfit"))
     assert found["threshold/scores"] == "cross_fitted" and audit[0]["probability"]
