@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ BEFORE: dict[str, object] = {
     "augmentation": {"_target_": None},
     "method.labeled_copies": 1,
     "method.augmented_copies": 20,
+    "method.candidates.*.*.method.augmented_copies": 20,
     "method.average_decay": None,
     "method.balanced_labels": False,
     "method.contamination": None,
@@ -109,24 +110,24 @@ def config_hash(config: Mapping[str, Any]) -> str:
         norm = backbone.pop("norm")  # what was `batch_norm`, true or false
         backbone |= {"norm": norm} if norm == "layer" else {"batch_norm": norm == "batch"}
     for key in BOOKKEEPING:
-        node, name = _holder(known, key)
-        node.pop(name, None)
+        for node, name in _holders(known, key):
+            node.pop(name, None)
     if cross_fits(known):
         known["threshold"]["scores"] = "cross_fitted"
     else:
         known.pop("threshold", None)
     for key, value in BEFORE.items():
-        node, name = _holder(known, key)
-        if name in node and node[name] == value:
-            del node[name]
+        for node, name in _holders(known, key):
+            if name in node and node[name] == value:
+                del node[name]
     if source.get("_target_") in (OLD["elite_pl.data.npz"], "elite_pl.data.npy"):  # took no such file at first
         for holder in (dataset, source):
             if holder.get("labels_file", "") is None:
                 del holder["labels_file"]
     for key, aliases in ALIASES.items():
-        node, name = _holder(known, key)
-        if isinstance(node.get(name), str):
-            node[name] = aliases.get(node[name], node[name])
+        for node, name in _holders(known, key):
+            if isinstance(node.get(name), str):
+                node[name] = aliases.get(node[name], node[name])
     return digest(known)
 
 
@@ -147,13 +148,15 @@ def by_content(node: Any, key: str) -> None:
         node[key] = _content(Path(path).expanduser())
 
 
-def _holder(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The group that has a dotted key, empty where there is none, and the key's name in it."""
-    *groups, name = key.split(".")
-    node: Any = config
-    for group in groups:
-        node = node.get(group) if isinstance(node, dict) else None
-    return node if isinstance(node, dict) else {}, name
+def _holders(config: dict[str, Any], key: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The groups that have a dotted key, in which * stands for any name, and the key's name in them."""
+    first, _, rest = key.partition(".")
+    if not rest:
+        yield config, first
+        return
+    for node in config.values() if first == "*" else (config.get(first),):
+        if isinstance(node, dict):
+            yield from _holders(node, rest)
 
 
 def _content(path: Path) -> str:

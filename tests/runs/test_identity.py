@@ -13,6 +13,7 @@ from elite_pl.runs import identity
 
 CELLS = json.loads((Path(__file__).parents[1] / "at_31a127d" / "hashes.json").read_text())
 STUDIES = sorted({cells["study"] for cells in CELLS})
+DEMO = Path(__file__).parents[2] / "benchmarks" / "results" / "demo" / "cells.jsonl"
 # Of the copy of CIFAR-10 that the cells were made with.
 COPY = "sha256:ec651703a5202ebd29418faae5af3160e22299c5cff67848323427dd1455fdfe"
 
@@ -52,6 +53,16 @@ def test_committed_cells_have_the_hash_that_they_had(composed, monkeypatch, stud
                 if identity.config_hash(cell) != expected:
                     different.append((cells["overrides"], overrides))
     assert not different
+
+
+def test_cells_of_the_demo_have_the_hash_with_which_they_are_committed(composed):
+    """Among them those of `auto`, whose candidates have settings of their own."""
+    cells = [json.loads(line)["metrics"] for line in DEMO.read_text().splitlines()]
+    keys = ("method", "normal_class", "pollution", "seed")
+    for cell in cells:
+        overrides = [f"{key}={cell[key]}" for key in keys]
+        assert identity.config_hash(composed(["experiment=demo", *overrides])) == cell["config_hash"], overrides
+    assert {cell["method"] for cell in cells} >= {"auto", "extra_trees", "elite_svdd"}
 
 
 def test_every_old_address_has_a_public_one_that_is_there(composed):
