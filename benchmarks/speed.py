@@ -66,12 +66,13 @@ nothing: whole runs of classes 0 and 3 by elite_svdd and deep_svdd took 0.97 to 
 0.2 points lower on average (-0.5 to 0.1). Gray images with other strides do gain (an epoch of deep_svdd 0.69, of
 elite_svdd 0.81).
 
-Whole runs, before (commit 31a127d) and at e8d42ac, one after the other, twice, CPU time without logger: MNIST with 20
-epochs 74 and 55, 71 and 60 s; digits 9.1 and 5.6 s, 4.7 s with `pictures=false`. The goal, half, is missed on MNIST,
-whose steps are half of a run. Of the digits' run torch and Lightning are 2.5 s, pictures 0.9 s and Hydra 0.4 s. Its
-first step is done 3.6 s after the start (goal: 4). What was saved: `torch._dynamo`, which optimizers and Lightning
-import whether or not anybody compiles (1.3 s); SymPy, which PyTorch imports to check the shape of a gradient or of a
-zero tangent (0.4 s); margins of pictures, which were measured by drawing everything twice (0.3 s).
+Whole runs, before (commit 31a127d) and at 23c3caf, in turn, CPU time without logger: digits, three times, 10.5 and
+6.1 s (0.58), 5.1 s with `pictures=false` (0.48); MNIST with 20 epochs 79 and 60 s (0.76; twice at e8d42ac 74 and 55,
+71 and 60). The goal, half, is missed on MNIST, whose steps are half of a run. Of the digits' run torch and Lightning
+are 2.5 s, pictures 0.9 s and Hydra 0.4 s. Its first step is done 2.9 s after the start (goal: 4). What was saved:
+`torch._dynamo`, which optimizers and Lightning import whether or not anybody compiles (1.3 s); SymPy, which PyTorch
+imports to check the shape of a gradient or of a zero tangent (0.4 s); margins of pictures, which were measured by
+drawing everything twice (0.3 s); Python's search for garbage, which does without what imports have loaded (1 s).
 
 A constant subtracted from a dual number by a rule of our own: a step of ELITE on 64 features takes 0.66 of the time,
 because PyTorch works out the shape of its zero tangent in Python. A rule for the Euclidean norm was slower than
