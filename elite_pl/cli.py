@@ -79,7 +79,8 @@ def arguments() -> list[str]:
     for override in options.overrides:
         typed.remove(override)
     experiment = any(text.startswith("experiment=") for text in options.overrides)
-    sweep = options.multirun or (experiment and "hydra.mode=RUN" not in options.overrides)
+    single = options.cfg or options.info or "hydra.mode=RUN" in options.overrides
+    sweep = options.multirun or (experiment and not single)
     return [*(cell_by_cell(options.overrides) if sweep else options.overrides), *typed]
 
 
