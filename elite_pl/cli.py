@@ -28,6 +28,7 @@ from elite_pl.options import drop_output
 
 log = logging.getLogger("elite_pl")
 BAD_INPUT = (InputError, HydraException, OmegaConfBaseException)  # what a user can mend
+SHOWING = ("help", "hydra_help", "cfg", "info", "shell_completion")  # options that run nothing
 INTERRUPTED = "interrupted: the same command goes on from the last epoch"
 
 
@@ -79,23 +80,21 @@ def arguments() -> list[str]:
     for override in options.overrides:
         typed.remove(override)
     experiment = any(text.startswith("experiment=") for text in options.overrides)
-    single = options.cfg or options.info or "hydra.mode=RUN" in options.overrides
-    sweep = options.multirun or (experiment and not single)
-    return [*(cell_by_cell(options.overrides) if sweep else options.overrides), *typed]
+    sweep = options.multirun or (experiment and "hydra.mode=RUN" not in options.overrides)
+    if sweep and not any(getattr(options, name) for name in SHOWING):
+        return [*map(cell_by_cell, options.overrides), *typed]
+    return [*options.overrides, *typed]
 
 
-def cell_by_cell(overrides: list[str]) -> list[str]:
-    """The overrides of a sweep, where a key of a group is one of its cells: the default option may not have it."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [
-        f"{o.key_or_group}=choice({value})"
-        if o.key_or_group.partition(".")[0] in config.GROUPS
-        and "." in o.key_or_group
-        and (o.type, o.package, o.is_sweep_override()) == (OverrideType.CHANGE, None, False)
-        and (value := text.partition("=")[2])
-        else text
-        for o, text in zip(parsed, overrides, strict=True)
-    ]
+def cell_by_cell(text: str) -> str:
+    """An override of a sweep; a key of a group as one of its cells, since the default option may not have it."""
+    override = OverridesParser.create().parse_override(text)
+    group, dot, _ = override.key_or_group.partition(".")
+    value = text.partition("=")[2]
+    if group not in config.GROUPS or not (dot and value) or override.is_sweep_override():
+        return text
+    plain = override.type is OverrideType.CHANGE and override.package is None
+    return f"{override.key_or_group}=choice({value})" if plain else text
 
 
 def in_one_line(parser: ArgumentParser) -> ArgumentParser:

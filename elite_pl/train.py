@@ -32,9 +32,8 @@ def attempt(cfg: config.Config, in_sweep: bool) -> Outcome:
             if (metrics := finished(spec.directory, spec.hash)) is not None:  # by another process, just now
                 return Outcome("before", str(spec.directory), metrics)
             cli.silence_advice()
-            with startup.importing():
-                startup.import_lightning()
-                from elite_pl.runs.launch import launch  # imports torch and Lightning
+            startup.import_lightning()
+            from elite_pl.runs.launch import launch  # imports torch and Lightning
 
             begun = spec
             if (metrics := launch(spec)) is None:  # another process of the run says it
@@ -70,9 +69,8 @@ def attempt_together(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcom
         try:
             cli.silence_advice()
             cli.quiet_runs(True)
-            with startup.importing():
-                startup.import_lightning()
-                from elite_pl.runs.launch import launch_together  # imports torch and Lightning
+            startup.import_lightning()
+            from elite_pl.runs.launch import launch_together  # imports torch and Lightning
 
             for spec, result in launch_together(ours) if len(ours) > 1 else ():
                 match result:

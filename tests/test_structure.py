@@ -127,6 +127,7 @@ def options(group: str) -> list[str]:
 
 
 EXPERIMENTS = [name for name in options("experiment") if name != "smoke"]  # which makes another one small
+FIGURES = [name for name in EXPERIMENTS if name.startswith("fig")]  # test_sweeper.py runs these
 
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if list(path.glob("*.yaml")))
@@ -251,9 +252,7 @@ def test_every_experiment_says_how_it_is_run_and_how_many_runs_it_is(name):
         config.check(composed(f"experiment={name}", *overrides))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in EXPERIMENTS if not name.startswith("fig")]
-)  # test_sweeper.py runs these
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in FIGURES])
 def test_every_experiment_runs(command, data_folder, monkeypatch, name):
     monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))
     job = next(job for job in jobs(name) if "method=auto" not in job)  # which takes long, and runs above

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,18 @@ FOLDS = {"images": 3, "vectors": 5}
 FEW = 5  # names in one line
 
 
+class Doubts(NamedTuple):
+    """How far the other labels speak against each, by detectors that were not trained on it.
+
+    Attributes:
+        share: Of the unlabeled samples that score lower, see `CrossFit.labeled`, shape (M,).
+        contradiction: See `calibration.contradiction`, shape (M,).
+    """
+
+    share: Tensor
+    contradiction: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """The interpretation of a detector's scores: threshold, calibration and expected alarms.
@@ -36,16 +48,14 @@ class Decision:
         calibration: From scores to probabilities of an anomaly; None where nothing was cross-fitted.
         alarms: The share of samples like the unlabeled ones that are expected above the threshold; None as above.
         facts: Its entries of `metrics.json`.
-        held: What was cross-fitted, whether or not the threshold is chosen on it; None where nothing was.
-        contradiction: Of each label, see `calibration.contradiction`, shape (M,); None as above.
+        doubts: Of the labels, whether or not the threshold is chosen by what was cross-fitted; None where nothing was.
     """
 
     threshold: float
     calibration: Calibration | None = None
     alarms: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    held: CrossFit | None = None
-    contradiction: Tensor | None = None
+    doubts: Doubts | None = None
 
 
 def decide(
@@ -80,8 +90,8 @@ def decide(
             return assumed(settings, labeled, label, unlabeled, str(error))
     if held is None:
         return decision
-    contradictions, facts = doubts(held, data)
-    return replace(decision, facts=decision.facts | facts, held=held, contradiction=contradictions)
+    doubts = Doubts(held.labeled, contradiction(held.labeled, label))
+    return replace(decision, facts=decision.facts | doubted(doubts, data), doubts=doubts)
 
 
 def cross_fitted(settings: Threshold, found: CrossFit, label: Tensor, unlabeled: Tensor) -> Decision:
@@ -148,20 +158,19 @@ def assumed(settings: Threshold, labeled: Tensor, label: Tensor, unlabeled: Tens
     return decision
 
 
-def doubts(held: CrossFit, data: PollutedData) -> tuple[Tensor, dict[str, int]]:
+def doubted(doubts: Doubts, data: PollutedData) -> dict[str, int]:
     """Says which labels lie among those of the other kind where they were held out: a person should look again.
 
     Args:
-        held: What was cross-fitted.
+        doubts: Of the labels.
         data: The training data.
 
     Returns:
-        The `contradiction` of each label, shape (M,), and the entries of `metrics.json`; of data with classes also how
-        many labels are wrong, and how many of these are doubted.
+        The entries of `metrics.json`; of data with classes also how many labels are wrong, and how many of these are
+        doubted.
     """
     label = data.labeled_y.cpu()
-    found = contradiction(held.labeled, label)
-    doubted = found > 0.5
+    doubted = doubts.contradiction > 0.5
     facts = {"labeled/doubted": int(doubted.sum())}
     if data.arrays.labels == "classes":
         wrong = data.anomalous("labeled") != (label < 0)
@@ -173,7 +182,7 @@ def doubts(held: CrossFit, data: PollutedData) -> tuple[Tensor, dict[str, int]]:
         log.info(
             "look again at %d of %d labels, which lie among those of the other kind: %s", len(names), len(label), few
         )
-    return found, facts
+    return facts
 
 
 def said(

@@ -18,6 +18,7 @@ from elite_pl.files import atomic_write, csv_text, parse_json, read_text, write_
 
 if TYPE_CHECKING:
     from elite_pl.runs.audit import Audit
+    from elite_pl.runs.decision import Doubts
     from elite_pl.runs.spec import RunSpec  # a report needs no Hydra
 
 AUROC = "test/auroc"  # the metric that a study is about
@@ -230,8 +231,7 @@ def write_labels(
     path: str | os.PathLike[str],
     index: ArrayLike,
     label: ArrayLike,
-    share: ArrayLike,
-    contradiction: ArrayLike,
+    doubts: Doubts,
     ids: np.ndarray | None = None,
 ) -> None:
     """Writes `labeled.csv`: the labeled training samples, those first whose label is most in doubt.
@@ -240,15 +240,14 @@ def write_labels(
         path: The file.
         index: Index into the training set, (m,).
         label: 1 normal, -1 anomaly, (m,).
-        share: Of the unlabeled samples that score lower, by detectors that were not trained on the sample, (m,).
-        contradiction: The share of labels of the other kind on whose far side it lies, (m,).
+        doubts: Of the labels.
         ids: Names of the samples of the training set, or None: there is then no column `id` after the index.
     """
-    order = np.lexsort((np.asarray(index), -np.asarray(contradiction)))
+    order = np.lexsort((np.asarray(index), -np.asarray(doubts.contradiction)))
     columns = {
         "label": _column(np.asarray(label)[order], int),
-        "share_below": _column(np.asarray(share)[order], float),
-        "contradiction": _column(np.asarray(contradiction)[order], float),
+        "share_below": _column(np.asarray(doubts.share)[order], float),
+        "contradiction": _column(np.asarray(doubts.contradiction)[order], float),
     }
     _write_csv(path, _index(np.asarray(index)[order], ids) | columns, len(order))
 

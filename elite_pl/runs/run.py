@@ -284,9 +284,8 @@ def write_results(
         results |= against_truth(found, hidden)
 
     write_scores(directory / "scores.csv", data.split.test, test, is_anomaly, data.arrays.ids_test)
-    if decision.held is not None and decision.contradiction is not None:
-        labels = (data.split.labeled, data.labeled_y, decision.held.labeled, decision.contradiction)
-        write_labels(directory / "labeled.csv", *labels, data.arrays.ids_train)
+    if (doubts := decision.doubts) is not None:
+        write_labels(directory / "labeled.csv", data.split.labeled, data.labeled_y, doubts, data.arrays.ids_train)
     write_audit(directory / "audit.csv", data.split.unlabeled, found, hidden, data.arrays.ids_train)
     if (recording := detector.recording()) is not None:
         write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)

@@ -26,10 +26,10 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """For imports: no garbage is looked for in the block, nor ever in what is loaded there.
+def _importing() -> Iterator[None]:
+    """For imports, once a process: no garbage is looked for in the block, nor ever in what is there at its end.
 
-    They leave hardly any, and looking for it takes a seventh of the time of a short run.
+    Imports leave hardly any, and looking for it takes a seventh of the time of a short run.
     """
     gc.disable()
     try:
@@ -59,7 +59,8 @@ def import_lightning() -> None:
     setattr(RequirementCache, "__bool__", needed)  # noqa: B010 -- mypy lets nobody assign to a method
     sys.modules["scipy"] = None  # type: ignore[assignment]  # Python's word for what is not to be found
     try:
-        import pytorch_lightning  # noqa: F401
+        with _importing():
+            import pytorch_lightning  # noqa: F401
     finally:
         del sys.modules["scipy"]
         setattr(RequirementCache, "__bool__", available)  # noqa: B010

@@ -558,6 +558,8 @@ def test_a_key_that_the_default_method_lacks_can_be_set_for_several_that_have_it
     assert all(OmegaConf.load(path).method.augmented_copies == 2 for path in kept.values())
     shutil.rmtree("outputs")
     refused(command("-m", "method=extra_trees,deep_sad", "method.trees=2"), "method.trees: no such key")
+    for shown in (["--help"], ["--cfg", "job"]):
+        assert command("experiment=demo", "method.name=other", *shown).code == 0
 
 
 def test_any_key_of_an_experiment_can_be_narrowed(command):
