@@ -385,10 +385,10 @@ def interrupted(tmp_path, sent, typed):
 
 @pytest.mark.parametrize(
     "sent, scored_every",
-    [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGKILL, 1), (signal.SIGKILL, 20)],
+    [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGKILL, 1), (signal.SIGKILL, 12)],
 )
 def test_an_interrupted_run_is_not_finished_and_goes_on_to_the_same_result(command, tmp_path, sent, scored_every):
-    typed = ("threads=1", "epochs=20", f"trainer.check_val_every_n_epoch={scored_every}")
+    typed = ("threads=1", "epochs=12", f"trainer.check_val_every_n_epoch={scored_every}")
     process, directory = interrupted(tmp_path, sent, typed)
     assert process.exitcode != 0
     assert not (directory / "metrics.json").exists()

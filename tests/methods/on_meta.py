@@ -24,7 +24,7 @@ from elite_pl.runs.build import make_data, make_detector
 META = torch.device("meta")
 # Which samples make a pair or a mixture is drawn on the CPU; PyTorch's `AveragedModel` looks at its count.
 LOOK = {"prenet", "rosas", "mean_teacher"}
-SETTINGS_OF_OTHERS = ("_augmented", "_paper", "_published", "_tabular")  # of the same classes
+SETTINGS_OF_OTHERS = ("_augmented", "_hinge", "_paper", "_published", "_release", "_tabular")  # of the same classes
 FOUND = {path.stem for path in (Path(elite_pl.__file__).parents[1] / "conf" / "method").glob("*.yaml")}
 METHODS = sorted(name for name in FOUND - LOOK if not name.endswith(SETTINGS_OF_OTHERS))
 

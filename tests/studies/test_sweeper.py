@@ -538,9 +538,13 @@ def test_a_launcher_runs_a_study(command, launcher, swept):
 
 
 FIGURES = sorted(path.stem for path in (PROJECT / "conf" / "experiment").glob("fig*.yaml"))
+ONE_OF_TWINS = [
+    pytest.param(figure, marks=[pytest.mark.slow] * figure.endswith("cifar10"))  # as on MNIST
+    for figure in FIGURES
+]
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", ONE_OF_TWINS)
 def test_every_figure_runs_on_digits_within_seconds(command, figure):
     text = (PROJECT / "conf" / "experiment" / f"{figure}.yaml").read_text()
     ends = ["pollution=0.5"] * ("      pollution:" in text)  # of five
