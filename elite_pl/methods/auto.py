@@ -88,7 +88,7 @@ class Auto(BaseDetector):
         folds: dict[str, Any],
         fewest: Annotated[int, at_least(2)],
         temperature: dict[str, Any],
-        pollution: Share = 0.1,
+        pollution: Share,
         augmentation: Augmentation | None = None,
         views: Tensor | None = None,
         optimizer: Any = None,

@@ -90,18 +90,18 @@ def candidate(name, prior=1.0, scaled_by=(), auroc=(0.9, 0.05)):
 
 
 def test_a_candidate_that_looks_worse_counts_less():
-    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
+    auto = Auto(name="auto", pollution=0.1, candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
     found = [candidate("a"), candidate("b", auroc=(0.8, 0.05)), candidate("c", prior=2.0)]
     e = np.exp(-1)
     np.testing.assert_allclose(auto.weights(found, "vectors", 0.1), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
     unknown = [one._replace(auroc=None) for one in found]
     np.testing.assert_allclose(auto.weights(unknown, "vectors", 0.1), [0.25, 0.25, 0.5])
     with pytest.raises(ValueError, match=r"temperature=.*must be a positive number for each kind of data"):
-        Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
+        Auto(name="auto", pollution=0.1, candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
 
 
 def test_priors_follow_the_pollution_and_the_graph():
-    auto = Auto(name="auto", candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
+    auto = Auto(name="auto", pollution=0.1, candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
     found = [candidate("tree"), candidate("elite", 2.0, ["clean"]), candidate("graph", 1.0, ["polluted", "odds"])]
     np.testing.assert_allclose(auto.weights(found, "vectors", 0.1), np.array([1, 1.8, 0.9]) / 3.7, rtol=1e-6)
     np.testing.assert_allclose(auto.weights(found, "vectors", 0.5), np.array([1, 1, 4.5]) / 6.5, rtol=1e-6)
@@ -109,7 +109,14 @@ def test_priors_follow_the_pollution_and_the_graph():
         found = [candidate("tree", auroc=(area, 0.1)), candidate("graph", 0.5, ["odds"], auroc=(area, 0.1))]
         np.testing.assert_allclose(auto.weights(found, "vectors", 0.1)[1], odds / (2 + odds), rtol=1e-6)
     with pytest.raises(ValueError, match=r"a\.scaled_by: luck: is none of clean, polluted, odds"):
-        Auto(name="auto", candidates={"vectors": {"a": {"scaled_by": ["luck"]}}}, folds={}, fewest=4, temperature={})
+        Auto(
+            name="auto",
+            pollution=0.1,
+            candidates={"vectors": {"a": {"scaled_by": ["luck"]}}},
+            folds={},
+            fewest=4,
+            temperature={},
+        )
 
 
 def test_hidden_anomalies_give_the_graph_the_place_of_elite():
