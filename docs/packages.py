@@ -14,7 +14,7 @@ ROOMS = {
     "algorithm": "the mathematics, torch only",
     "data": "arrays and their checks, sources, splits, scaling, batches",
     "models": "networks, and the scores that are made of them",
-    "methods": "one file a method",
+    "methods": "one file per method",
     "runs": "one run: identity, objects, files, processes",
     "deployment": "a trained detector at work: scores, exports",
     "studies": "many runs: cells, sweeps, what is finished",

@@ -1,7 +1,7 @@
 """Checks arguments by their annotations: types, choices (`Literal`) and ranges (`Range`), in one place.
 
-Methods, scores, networks and splits are under `checked`: who calls them reads in their own words what is wrong with an
-argument. A configuration is compared by the same `check`, which names its keys (`config.instantiate`).
+Methods, scores, networks and splits are decorated with `checked`, which reports a wrong argument in the caller's
+terms. A configuration is compared by the same `check`, which names its keys (`config.instantiate`).
 """
 
 import contextlib

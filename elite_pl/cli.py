@@ -29,7 +29,7 @@ from elite_pl.options import drop_output
 log = logging.getLogger("elite_pl")
 BAD_INPUT = (InputError, HydraException, OmegaConfBaseException)  # what a user can mend
 SHOWING = ("help", "hydra_help", "cfg", "info", "shell_completion")  # options that run nothing
-INTERRUPTED = "interrupted: the same command goes on from the last epoch"
+INTERRUPTED = "interrupted: the same command resumes from the last epoch"
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def in_one_line(parser: ArgumentParser) -> ArgumentParser:
     """The same parser, whose errors are bad input like any other, without the usage."""
 
     def error(message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists what there is")
+        raise InputError(f"{message}; see --help")
 
     parser.error = error  # type: ignore[method-assign]
     return parser
@@ -122,7 +122,7 @@ def log_to_stderr() -> None:
 
 
 def quiet_runs(quiet: bool) -> None:
-    """Turns the messages of single runs off (or on), as in a sweep, which prints one line a run."""
+    """Turns the messages of single runs off (or on), as in a sweep, which prints one line per run."""
     for name in ("runs.run", "progress"):
         logging.getLogger(f"elite_pl.{name}").setLevel(logging.WARNING if quiet else logging.NOTSET)
 
@@ -154,7 +154,7 @@ def _explanation(error: BaseException) -> str:
         typed, cause = lines[0].removeprefix("Error merging override "), str(error.__cause__).splitlines()[0]
         if "incompatible with type hint 'Union[int, str]'" in cause:
             key, _, value = typed.partition("=")
-            return f"{key}={value}: is read as a number, or as true or false; '{key}=\"{value}\"' is a word"
+            return f"{key}={value}: is read as a number, or as true or false; quote text: '{key}=\"{value}\"'"
         return f"{typed}: {cause}"
     if lines[0].startswith("LexerNoViableAltException"):
         key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")

@@ -17,7 +17,7 @@ from elite_pl.annotations import Positive, Range, Share, argument_kinds, at_leas
 from elite_pl.annotations import check as check_values
 from elite_pl.errors import InputError, input_errors
 
-# Whose place `elite_pl.studies.sweeper.register` takes.
+# Hydra's sweeper, which `elite_pl.studies.sweeper.register` replaces.
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -32,7 +32,7 @@ class Config:
 
     pollution: float = _key("r_p: share of anomalies in the training set, labeled ones included, in [0, 1)")
     label_ratio: float = _key("r_l: share of the training set that is labeled, half normal and half anomalous")
-    labeled_anomaly_classes: Any = _key("classes of which alone the labeled anomalies are, numbers or names; null: any")
+    labeled_anomaly_classes: Any = _key("classes that all labeled anomalies come from, numbers or names; null: any")
     label_noise: float = _key("share of the labeled samples whose label is wrong, in [0, 1]")
     normal_class: int | str = _key("the class that is normal, by number or name; all others are anomalies")
     n_train: int | None = _key("size of the training set; null: every normal sample there is")
@@ -48,12 +48,12 @@ class Config:
     dataset: Any = _key("what to learn from")
     backbone: Any = _key("the networks; auto picks them by the shape of a sample")
     method: Any = _key("the detector")
-    feature_map: Any = _key("what takes the place of samples, for every method: more features, or gradients")
+    feature_map: Any = _key("map from samples to what every method sees: richer features, or oriented gradients")
     augmentation: Any = _key("random changes of training samples, and views at test time")
     trainer: Any = _key("where it is trained")
-    threshold: Any = _key("how the score is chosen above which a sample is called an anomaly")
+    threshold: Any = _key("how the threshold is chosen, the score above which a sample is called an anomaly")
     logger: Any = _key("where curves are drawn; history.csv is always written")
-    callbacks: Any = _key("what is done besides, at the end of an epoch or a step: Lightning's callbacks, by name")
+    callbacks: Any = _key("Lightning's callbacks, by name, besides those that every run needs")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ elite_pl: deep anomaly detection when the training data is dirty (ELITE, KDD 202
   python -m elite_pl.train -m method=elite_svdd,deep_sad 'normal_class=range(10)' seed=0,1,2
 
 Type KEY=VALUE for any key below, GROUP.KEY=VALUE for a key of a group; -m runs every combination of the values that are
-given with commas. The last line on standard output is the run's directory. A finished run is skipped.
+separated by commas. The last line on standard output is the run's directory. A finished run is skipped.
 
 Keys
 {keys}
@@ -213,7 +213,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def settle(config: DictConfig, open_keys: Collection[str]) -> None:
-    """Puts values in the place of references that do not lead to some root keys, in place: reading them takes long.
+    """Resolves in place the references that do not lead to the given root keys: resolving at each access is slow.
 
     Args:
         config: A composed configuration.

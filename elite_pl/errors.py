@@ -27,7 +27,7 @@ class AloneError(RuntimeError):
     """A run that was to be made together with others has to be made by itself; the message says why."""
 
 
-# What a Python user calls otherwise than a person who types a configuration.
+# Python's words in messages, and how a configuration spells them.
 TYPED = {"None": "null", "True": "true", "False": "false", "a callable": "a group of keys with a _target_"}
 
 
@@ -49,7 +49,7 @@ def input_errors(
         kinds: Exceptions besides `InputError` that are bad input.
 
     Raises:
-        InputError: In the place of one of them; `LabelError` is for who knows where labels come from.
+        InputError: Instead of one of them. A `LabelError` passes, for a caller that knows where labels come from.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The command `python -m elite_pl.export`: a trained detector where elite_pl is not. The work is in `deployment`."""
+"""The command `python -m elite_pl.export`: a trained detector for use without elite_pl. The work is in `deployment`."""
 
 from __future__ import annotations
 

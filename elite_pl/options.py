@@ -62,5 +62,5 @@ def exit_codes() -> Iterator[None]:
 
 
 def drop_output() -> None:
-    """Lets what is still printed go nowhere, because its reader has gone."""
+    """Discards further output, because its reader is gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,8 +20,8 @@ class Estimate:
     Args:
         what: The name of the work.
         steps: How many steps there are to make.
-        after: Seconds after which it speaks.
-        long: Seconds left that are worth a word.
+        after: Seconds after which it reports.
+        long: Fewest seconds left that are reported.
     """
 
     def __init__(self, what: str, steps: int, after: float = 3, long: float = 20) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from elite_pl.options import Parser, exit_codes
 
 EPILOG = """\
-the table has a line a sample: its path (images), id or index; score, higher for the more anomalous; probability of an
+the table has a line per sample: its path (images), id or index; score, higher for the more anomalous; probability of an
 anomaly, if the training has held labels out; p_value, the share of the training samples that are not flagged and score
 as high, (k + 1) / (n + 1); verdict, normal or anomaly
 

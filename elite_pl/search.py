@@ -63,7 +63,7 @@ def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
     for override in searched:
         _check_range(override)
         if override.key_or_group in ("study", "output_dir", "seed", "normal_class", "dataset", "pollution"):
-            raise InputError(f"{override.key_or_group}: is what a setting is searched for; give it one value")
+            raise InputError(f"{override.key_or_group}: is not a setting to search; give it one value")
     fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
     return fixed, searched
 
@@ -76,7 +76,7 @@ def _check_range(override: Override) -> None:
     """
     key, sweep = override.key_or_group, override.value()
     if isinstance(sweep, Glob):
-        raise InputError(f"{key}: a pattern is no list of values; give them with commas")
+        raise InputError(f"{key}: patterns cannot be searched; give values separated by commas")
     if not isinstance(sweep, IntervalSweep) and not list(override.sweep_string_iterator()):
         raise InputError(f"{override.input_line}: has no values; give two or more")
     if isinstance(sweep, IntervalSweep):
@@ -116,7 +116,7 @@ def composed(typed: Sequence[str], place: Path | None) -> RunSpec:
 
 
 def check(spec: RunSpec, folds: int) -> None:
-    """Refuses, before anything is written, what no trial could be trained with; arguments as of `cross_validated`.
+    """Refuses, before anything is written, what no trial could be trained with; arguments as in `cross_validated`.
 
     Raises:
         InputError: If data, detector or trainer cannot be made of it, or a kind has fewer labeled samples than folds.
@@ -129,7 +129,7 @@ def check(spec: RunSpec, folds: int) -> None:
     with build.data_errors(spec.config, data.arrays):
         fewest = min(int((data.labeled_y == kind).sum()) for kind in (splits.NORMAL, splits.ANOMALY))
         if fewest < max(2, folds):
-            raise LabelError(f"{fewest} labeled samples of a kind make no {folds} folds")
+            raise LabelError(f"{fewest} labeled samples of a kind are too few for {folds} folds")
     fold = data.under(splits.hold_out(data.split, 0, folds)[0])
     build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), fold)
     build.make_trainer(spec, callbacks.History(Path()))
@@ -261,7 +261,7 @@ def _words(values: dict[str, Any]) -> str:
 
 
 def _write(path: Path, study: optuna.Study) -> None:
-    """Writes a row a trial: number, state, ROC AUC in 0..1, the values."""
+    """Writes a row per trial: number, state, ROC AUC in 0..1, the values."""
     keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
     rows = [
         [trial.number, trial.state.name.lower(), trial.value, *(trial.params.get(key) for key in keys)]

@@ -90,7 +90,7 @@ def attempt_together(specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, Outcom
 
 
 def interrupted(exit: SystemExit) -> SystemExit:
-    """Says so, and returns the exit with a code: Lightning's at SIGTERM has none, which would pass for success."""
+    """Logs the interruption, and returns the exit with a code: Lightning's at SIGTERM has none, as after success."""
     cli.log.info(cli.INTERRUPTED)
     return SystemExit(exit.code or 128 + signal.SIGTERM)
 
@@ -100,8 +100,8 @@ def failure(error: Exception, begun: RunSpec | None) -> Outcome:
 
     Args:
         error: The exception.
-        begun: The run, if it had begun: its directory then says why it failed until it succeeds. Of bad input it does
-            not, because mended it is another run.
+        begun: The run, if it had begun: `failed.json` in its directory then says why it failed, until it succeeds. Bad
+            input is not recorded: once it is fixed, the run is another one.
     """
     if begun is None or isinstance(error, cli.BAD_INPUT):
         return Outcome("refused" if cli.exit_code(error) == 2 else "failed", error=reason(error))

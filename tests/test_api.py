@@ -212,7 +212,7 @@ BAD_INPUT = {
     "another length": (x, y[1:], "x has shape (120, 4) and y (119,)"),
     "no samples": (x[:0], y[:0], "x has shape (0, 4), which is empty"),
     "gaps": (np.where(x > 6, np.nan, x), y, "x holds", "NaN"),
-    "gaps in the labels": (x, np.where(y == 0, np.nan, y), "y holds NaN", "0 is right"),
+    "gaps in the labels": (x, np.where(y == 0, np.nan, y), "y holds NaN", "expected 0"),
     "infinite": (np.where(x > 6, np.inf, x), y, "x holds", "infinite"),
     "objects": (x.astype(object), y, "x holds Python objects"),
     "a column of text": (pd.DataFrame(x).assign(kind="a"), y, "x holds Python objects", "encode text"),
@@ -222,7 +222,7 @@ BAD_INPUT = {
     "bfloat16": (torch.tensor(x).bfloat16(), y, "x is no array", "BFloat16"),
     "one feature without an axis": (x[:, 0], y, "x has shape (120,)"),
     "a number": (3, y, "x has shape ()"),
-    "classes": (x, y + 1, "y holds 2; 1 (normal), -1 (anomaly) and 0 (unlabeled)"),
+    "classes": (x, y + 1, "y holds 2; expected 1 (normal), -1 (anomaly) and 0 (unlabeled)"),
     "words": (x, np.where(y > 0, "good", "bad"), "y is of type <U4"),
     "yes and no": (x, y > 0, "y is of type bool"),
     "a matrix of labels": (x, np.eye(120), "y has shape (120, 120)"),
@@ -313,11 +313,11 @@ def test_images_are_taken_in_the_layout_of_training_alone(bytes_last, floats_fir
         (floats_first, first, first.transpose(0, 2, 3, 1), "first"),
     ):
         np.testing.assert_allclose(trained.score(right), trained.training_scores, rtol=1e-4)
-        with pytest.raises(ValueError, match=f"right, as in training: the channels are the {word} axis"):
+        with pytest.raises(ValueError, match=rf"expected .*, as in training: the channels are the {word} axis"):
             trained.score(wrong)
     x = pictures(12, 12)[0]
     assert gray.score(x).tolist() == gray.score(x[:, None]).tolist()
-    with pytest.raises(ValueError, match="right, as in training"):
+    with pytest.raises(ValueError, match=r"expected .*, as in training"):
         gray.score(x[..., None])
 
 
@@ -348,7 +348,7 @@ def test_units_of_vectors_are_those_of_training():
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda x: x[:, :3], ["x has shape (120, 3); (n, 4) is right, as in training"]),
+        (lambda x: x[:, :3], ["x has shape (120, 3); expected (n, 4), as in training"]),
         (lambda x: x[0], ["x has shape (4,)", "x[None]"]),
         (lambda x: x[:0], ["empty"]),
         (lambda x: [], ["empty"]),

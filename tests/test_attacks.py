@@ -47,8 +47,8 @@ TYPED = {
     "dataset=mnist dataset.root=null": "dataset.root=null",
     "n_train=1000000000000000000000": "n_train=1000000000000000000000: must be from 2",
     "threads=100000000": "threads=100000000: must be at most",
-    "study=1e5": "study=1e5: is read as a number, or as true or false; 'study=\"1e5\"' is a word",
-    "study=true": "'study=\"true\"' is a word",
+    "study=1e5": "study=1e5: is read as a number, or as true or false; quote text: 'study=\"1e5\"'",
+    "study=true": "quote text: 'study=\"true\"'",
     "-m study=a,1e5": "is read as a number",
     "output_dir=": "output_dir=: must be the path of a folder",
     "output_dir=true": "output_dir=True: must be the path of a folder",
@@ -73,8 +73,8 @@ TYPED = {
     "hydra.searchpath=[file:///nowhere]": "path=/nowhere is not available",
     "hydra.job.env_copy=[NOWHERE]": "KeyError: 'NOWHERE'",
     "epochs=1 --config-dir nowhere seed=1": "nowhere' not found",
-    "--config-dir": "expected one argument; --help",
-    "epochs=1 -c": "expected one argument; --help",
+    "--config-dir": "expected one argument; see --help",
+    "epochs=1 -c": "expected one argument; see --help",
     "epochs=1 --bogus seed=1": "unrecognized arguments: --bogus",
     "--resolve": "can only be used in conjunction with --cfg",
     "-m --cfg job": "Only one of --run, --multirun, --cfg",
@@ -134,7 +134,7 @@ def test_a_callback_that_monitors_what_is_not_logged(command):
 def test_training_that_ends_before_it_begins(command):
     outcome = command("trainer.max_time=00:00:00:00", *TINY)
     assert outcome.code == 2 and "Traceback" not in outcome.err and not Path("outputs").exists()
-    assert outcome.err.splitlines()[-1].startswith("error: trainer: ends before its first epoch does")
+    assert outcome.err.splitlines()[-1].startswith("error: trainer: stops before the first epoch ends")
 
 
 def test_a_working_directory_that_has_been_removed(command):
@@ -524,9 +524,9 @@ def test_a_run_on_other_files_is_not_taken_for_finished(command, untrained, mnis
     [
         (
             {"train": (14, 56)},
-            r"uint8 \(1, 14, 56\) in x_train and uint8 \(1, 28, 28\) in x_test; both alike are right",
+            r"uint8 \(1, 14, 56\) in x_train and uint8 \(1, 28, 28\) in x_test; expected both alike",
         ),
-        ({"train": (14, 56), "test": (14, 56)}, r"images are uint8 \(1, 14, 56\), .*; uint8 \(1, 28, 28\) is right"),
+        ({"train": (14, 56), "test": (14, 56)}, r"images are uint8 \(1, 14, 56\), .*; expected uint8 \(1, 28, 28\)"),
         ({"test": (28, 28, 1)}, ""),
         ({"train": (0, 28)}, ""),
         ({"labels": 11}, "labels go beyond the 10 names"),
@@ -545,7 +545,7 @@ def test_classes_of_one_name(command, images):
     np.savez(path, **arrays, classes=np.array(["cat", "dog", "cat", "emu"]))
     outcome = command("dataset=npz", f"dataset.path={path}", *TINY)
     assert outcome.code == 2 and not Path("outputs").exists()
-    assert outcome.err == f"error: dataset.path={path}: cat is the name of two classes; a name for each is right\n"
+    assert outcome.err == f"error: dataset.path={path}: cat is the name of two classes; expected a name for each\n"
 
 
 # ------------------------------------------------------------------------------------------ files that a report reads

@@ -6,7 +6,7 @@ functions of the same signature compute the same quantities:
 * `virtual_step` is Algorithm 1 literally: a virtual update of functional weights, differentiated twice. The reference.
 * `jvp` gets them from one forward pass over dual numbers. The virtual step is taken at ŷ = 0, where θ̂ = θ, so that
   `M_i = -(η_θ / n) <∇L_v(θ), ∇Ω_i(θ)>` exactly: a Jacobian-vector product of `θ -> Ω(x; θ)` along `v = ∇L_v(θ)`,
-  batch normalization included. The same pass yields the scores with their reverse graph, ready for the update.
+  batch normalization included. The same pass yields the scores with their autograd graph, ready for the update.
 
 Neither changes the weights; only the pass whose scores are returned moves running statistics.
 
@@ -38,7 +38,7 @@ class Inference(NamedTuple):
     """The result of one step on an unlabeled batch of n and a labeled batch of m samples.
 
     Attributes:
-        score: Ω of the unlabeled batch, shape (n,), with its reverse graph.
+        score: Ω of the unlabeled batch, shape (n,), with its autograd graph.
         d: `<∇L_v, ∇Ω_i>` for each unlabeled sample, shape (n,); positive = normal.
         meta_gradient: M (Eq. 11 to 13), shape (n,).
         pseudo_label: ŷ = -sign(M) (Eq. 10), +1 or -1, shape (n,); +1 where M is 0. With a contamination, M less its
@@ -152,7 +152,7 @@ def derivative(score: nn.Module, theta: State, buffers: State, sample: Tensor, v
         v: The direction by name.
 
     Returns:
-        Ω with its reverse graph, and `<v, ∇Ω_i>`, detached; both of shape (..., n).
+        Ω with its autograd graph, and `<v, ∇Ω_i>`, detached; both of shape (..., n).
 
     Raises:
         RuntimeError: If the network drops the tangent, as `torch.inference_mode` and some compiled code do silently.
@@ -208,7 +208,7 @@ def virtual_step(
     contamination: float | None = None,
     labeled_statistics: str = "batch",
 ) -> Inference:
-    """The same by Algorithm 1, line by line, with functional weights and double backward; arguments as of `jvp`."""
+    """The same by Algorithm 1, line by line, with functional weights and double backward; arguments as in `jvp`."""
     theta, buffers = state(score)
     parameters, n = list(dict.fromkeys(theta.values())), len(unlabeled)
     length = learning_rate or 1.0  # M is proportional to it; a schedule may have come down to 0

@@ -50,7 +50,7 @@ def frozen_statistics(module: nn.Module, use: str = "batch") -> Iterator[None]:
 def repeated_pass(module: nn.Module) -> Iterator[None]:
     """Keeps the running statistics of `module` untouched by forward passes in training mode during the block.
 
-    As `frozen_statistics`, but a pass saves for its reverse what it saves outside, as a checkpoint's second pass must.
+    Like `frozen_statistics`, but a pass saves the same tensors for backward as outside, as checkpointing requires.
     """
     layers = [(layer, layer.momentum, layer.get_buffer("num_batches_tracked").clone()) for layer in batch_norms(module)]
     for layer, _, _ in layers:

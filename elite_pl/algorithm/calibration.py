@@ -70,7 +70,7 @@ class Posterior:
         return self._interval(self.curves.mean(1))
 
     def precision(self, share: float) -> Interval:
-        """The share of anomalies among the unlabeled samples above a share; one that is below all above that."""
+        """The share of anomalies among the unlabeled samples above a share; of the topmost knot if none is."""
         above = max(1, int((self.share > share).sum()))
         return self._interval(self.curves[:, -above:].mean(1))
 
@@ -85,7 +85,7 @@ class Posterior:
     # The rules, each of which returns the share above which samples are flagged.
 
     def by_cost(self, missed: float, false_alarm: float) -> float:
-        """Flags where a sample that is not costs more than one that is: the least expected cost."""
+        """Flags a sample where leaving it unflagged costs more on average than flagging it: the least expected cost."""
         return self._above(self.probability * missed > (1 - self.probability) * false_alarm)
 
     def by_false_alarm_rate(self, rate: float) -> float:
@@ -118,11 +118,11 @@ def posterior(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> Posterior:
     slope b > 0, `p(u) = σ(b (logit u - c))`. Over the N unlabeled samples a curve has the mean π, the hidden share of
     anomalies. So a labeled anomaly is drawn from them with a chance of p(u) / (N π), and a normal sample with
     (1 - p(u)) / (N (1 - π)): its class was chosen, and then the sample. The weight is the square root of the product
-    of these over the labeled samples, with every π as likely as any other and the logarithms of b, too, before.
+    of these over the labeled samples, times a prior that is uniform in π and in log b.
 
     Source: the likelihood is that of case-control studies where the marginal distribution is known, Prentice and Pyke,
     "Logistic disease incidence models and case-control studies", Biometrika 1979. The root is a tempered likelihood, as
-    of Holmes and Walker, "Assigning a value to a power likelihood in a general Bayesian model", Biometrika 2017: on 17
+    in Holmes and Walker, "Assigning a value to a power likelihood in a general Bayesian model", Biometrika 2017: on 17
     tables of ADBench with 10 + 10 labels, intervals of 95 % held the truth in 88 % of the cells with it, and in 79 %
     without.
 
@@ -152,10 +152,10 @@ def posterior(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> Posterior:
 
 
 def contradiction(score: Tensor, label: Tensor) -> Tensor:
-    """The share of labels of the other kind on whose far side a labeled sample lies; equal scores count half.
+    """The share of samples of the other kind that each labeled sample is misranked against; ties count half.
 
-    Of a normal sample these are the anomalies of lower scores, of an anomaly the normal samples of higher ones. Their
-    mean over a kind is what its ROC AUC lacks to 1; above 1/2 a sample lies among the other kind.
+    For a normal sample these are the anomalies with lower scores, for an anomaly the normal samples with higher ones.
+    The mean over a kind is 1 - ROC AUC; above 1/2, a sample ranks among the other kind.
 
     Args:
         score: Scores of labeled samples by detectors that were not trained on them, shape (m,).

@@ -213,7 +213,7 @@ def interpolation_error(mixed: Tensor, target: Tensor, mean: Tensor) -> Tensor:
 def balanced_weights(loss: Tensor, before: Tensor, temperature: float) -> Tensor:
     """Weights of several losses, larger for those that have fallen less: the softmax of `loss / before / T`.
 
-    Source: as of `interpolation_error`; a loss that was 0 before has no weight.
+    Source: as in `interpolation_error`; a loss that was 0 before has no weight.
 
     Args:
         loss: Their values, shape (k,); no gradient goes through the weights.
@@ -245,7 +245,7 @@ def reconstruction_error(sample: Tensor, reconstruction: Tensor) -> Tensor:
 def subspace_error(output: Tensor, subspace: Tensor) -> Tensor:
     """The distance of each output of an encoder from a subspace: `||y - Aᵀ A y||_2`, not squared.
 
-    Source: as of `reconstruction_error`, L_RSR1 at q = 1.
+    Source: as in `reconstruction_error`, L_RSR1 at q = 1.
 
     Args:
         output: y, shape (n, D).
@@ -260,7 +260,7 @@ def subspace_error(output: Tensor, subspace: Tensor) -> Tensor:
 def orthogonality_error(subspace: Tensor) -> Tensor:
     """The distance of A from orthonormal rows, with which `Aᵀ A` is a projection: `||A Aᵀ - I||_F²`.
 
-    Source: as of `reconstruction_error`, L_RSR2; the published code has the mean of the entries, a constant factor.
+    Source: as in `reconstruction_error`, L_RSR2; the published code has the mean of the entries, a constant factor.
 
     Args:
         subspace: A, shape (d, D).

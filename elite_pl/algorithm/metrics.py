@@ -51,8 +51,8 @@ def roc_auc_with_error(scores: Tensor, is_anomaly: Tensor) -> tuple[float, float
     sample more, half right and half wrong, so that a perfect order of 20 samples is not certain.
 
     Args:
-        scores: As of `roc_auc`.
-        is_anomaly: As of `roc_auc`.
+        scores: As in `roc_auc`.
+        is_anomaly: As in `roc_auc`.
 
     Raises:
         ValueError: As in `roc_auc`.
@@ -179,7 +179,7 @@ def _counts_by_score(scores: Tensor, is_anomaly: Tensor) -> tuple[Tensor, Tensor
     """Counts anomalies and normal samples at every distinct score, ascending: two int64 tensors of one length."""
     scores, is_anomaly = scores.detach().cpu().double(), is_anomaly.detach().cpu()
     if scores.ndim != 1 or scores.shape != is_anomaly.shape:
-        raise ValueError(f"scores {tuple(scores.shape)} and is_anomaly {tuple(is_anomaly.shape)}: (n,) both is right")
+        raise ValueError(f"scores {tuple(scores.shape)} and is_anomaly {tuple(is_anomaly.shape)}: both must be (n,)")
     if not ((is_anomaly == 0) | (is_anomaly == 1)).all():
         raise ValueError("is_anomaly must be bool, or 0 and 1; for labels in +1/-1 pass `labels == -1`")
     if not scores.isfinite().all():

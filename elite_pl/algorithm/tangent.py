@@ -2,7 +2,7 @@
 
 PyTorch has a rule for nearly every function, made for all cases. `FastTangents` has its own for three of them. Without
 a bias or a scale, a convolution of few channels hardly costs more with twice as many, so value and tangent share one;
-and the Jacobian of a normalization is symmetric, so that its fused reverse kernel gives the tangent, too. Where a
+and the Jacobian of a normalization is symmetric, so that its fused backward kernel gives the tangent, too. Where a
 constant is subtracted, PyTorch works out the shape of its zero tangent in Python, a third of a step of a small network.
 """
 
@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 class FastTangents(TorchFunctionMode):
     """Inside, dual numbers go through the functions in `RULES` by the rule there, wherever it applies.
 
-    Values, tangents and gradients are those of PyTorch's rules up to rounding; tangents have no reverse graph.
+    Values, tangents and gradients are those of PyTorch's rules up to rounding; tangents have no autograd graph.
     """
 
     def __torch_function__(
@@ -44,7 +44,7 @@ def conv2d(
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> tuple[Tensor, Tensor] | None:
-    """`x * W` and its tangent `x * v + dx * W`; arguments as of `functional.conv2d`.
+    """`x * W` and its tangent `x * v + dx * W`; arguments as in `functional.conv2d`.
 
     Returns:
         Both, or None where the rule does not apply.
@@ -61,7 +61,7 @@ def conv2d(
 
 
 class _Convolution(torch.autograd.Function):
-    """`x * W`, with its reverse, and `x * v`, as one convolution with `[W; v]`."""
+    """`x * W`, with its backward, and `x * v`, as one convolution with `[W; v]`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, v: Tensor, places: tuple[Any, ...]) -> tuple[Tensor, ...]:
@@ -92,7 +92,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor] | None:
-    """Normalized samples and their tangents; arguments as of `functional.batch_norm`.
+    """Normalized samples and their tangents; arguments as in `functional.batch_norm`.
 
     Returns:
         Both, or None where the rule does not apply.
@@ -110,7 +110,7 @@ def batch_norm(
 
 
 def subtract(sample: Tensor, constant: Any, *, alpha: float = 1) -> tuple[Tensor, Tensor] | None:
-    """A difference and its tangent, which is that of the sample; arguments as of `torch.Tensor.sub`.
+    """A difference and its tangent, which is that of the sample; arguments as in `torch.Tensor.sub`.
 
     Returns:
         Both, or None where the rule does not apply.

@@ -81,15 +81,15 @@ def make_arrays(
     """
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         shapes = f"{x_train.dtype} {x_train.shape[1:]} in x_train and {x_test.dtype} {x_test.shape[1:]} in x_test"
-        raise ValueError(f"samples are {shapes}; both alike are right")
+        raise ValueError(f"samples are {shapes}; expected both alike")
     if y_train.dtype.kind != y_test.dtype.kind:
         raise ValueError("y_train and y_test are of different kinds; integers, or strings, in both")
     if class_names is not None and len(set(class_names)) < len(class_names):
         twice = Counter(class_names).most_common(1)[0][0]
-        raise ValueError(f"{twice} is the name of two classes; a name for each is right")
+        raise ValueError(f"{twice} is the name of two classes; expected a name for each")
     if labels == "known":
         if y_train.dtype.kind == "U":
-            raise ValueError("dataset.labels=known and labels are strings; 1, -1 and 0 are right")
+            raise ValueError("dataset.labels=known and labels are strings; expected 1, -1 and 0")
         known_labels(y_train, y_test)  # raises for everything that such labels cannot be
     elif y_train.dtype.kind == "U":
         found, y = np.unique(np.concatenate([y_train, y_test]), return_inverse=True)
@@ -97,7 +97,7 @@ def make_arrays(
     elif class_names is not None and not (
         min(y_train.min(), y_test.min()) >= 0 and max(y_train.max(), y_test.max()) < len(class_names)
     ):
-        right = f"0 to {len(class_names) - 1} are right"
+        right = f"expected 0 to {len(class_names) - 1}"
         raise ValueError(f"labels go beyond the {len(class_names)} names in classes; {right}")
     y_train, y_test = y_train.astype(np.int64), y_test.astype(np.int64)
     digest = hashlib.sha256()
@@ -114,7 +114,7 @@ def make_arrays(
 
 
 def resolve_class(given: int | str, arrays: Arrays, key: str = "normal_class") -> int:
-    """Find a class by its name or id. A name wins; names that are numbers hide the ids.
+    """Finds a class by its name or id. A name wins; names that are numbers hide the ids.
 
     Args:
         given: Name or id of a class of the training set (of data with labels="classes").
@@ -152,7 +152,7 @@ def to_array(name: str, values: Any) -> np.ndarray:
     except (TypeError, ValueError) as error:  # ragged lists, a tensor of bfloat16
         raise ValueError(f"{name} is no array of numbers ({one_line(error)})") from error
     if array.dtype.kind == "O":
-        raise ValueError(f"{name} holds Python objects; numbers are right: fill gaps, and encode text and categories")
+        raise ValueError(f"{name} holds Python objects; expected numbers: fill gaps, and encode text and categories")
     return array
 
 
@@ -168,7 +168,7 @@ def check_finite(name: str, array: np.ndarray) -> None:
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = np.count_nonzero(~np.isfinite(array))
-        raise ValueError(f"{name} holds {bad} values that are NaN or infinite; finite numbers are right")
+        raise ValueError(f"{name} holds {bad} values that are NaN or infinite; expected finite numbers")
 
 
 def to_labels(name: str, y: np.ndarray) -> np.ndarray:
@@ -184,15 +184,15 @@ def to_labels(name: str, y: np.ndarray) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise ValueError(f"{name} has shape {y.shape}; (n,) is right")
+        raise ValueError(f"{name} has shape {y.shape}; expected (n,)")
     if y.dtype.kind in "SU":
         try:
             return y.astype(np.str_)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{name} holds bytes that are not ASCII; strings are right") from error
+            raise ValueError(f"{name} holds bytes that are not ASCII; expected strings") from error
     with np.errstate(invalid="ignore"):
         if y.dtype.kind not in "biuf" or (y.astype(np.int64) != y).any():
-            raise ValueError(f"{name} ({y.dtype}) does not hold whole numbers; integers or strings are right")
+            raise ValueError(f"{name} ({y.dtype}) does not hold whole numbers; expected integers or strings")
     return y.astype(np.int64)
 
 
@@ -217,9 +217,9 @@ def to_numbers(name: str, x: np.ndarray) -> np.ndarray:
     """Samples as `to_samples` has them, but with their axes as they came; arguments and errors as there."""
     check_finite(name, x)
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"{name} is of type {x.dtype}; integers or floats are right")
+        raise ValueError(f"{name} is of type {x.dtype}; expected integers or floats")
     if x.ndim not in (2, 3, 4):
-        raise ValueError(f"{name} has shape {x.shape}; (n, D) vectors or (n, H, W[, C]) images are right")
+        raise ValueError(f"{name} has shape {x.shape}; expected (n, D) vectors or (n, H, W[, C]) images")
     if x.ndim == 2:
         with np.errstate(over="ignore"):
             x = x.astype(np.float32, copy=min(x.strides) < 0)  # PyTorch takes no array that runs backward
@@ -230,7 +230,7 @@ def to_numbers(name: str, x: np.ndarray) -> np.ndarray:
     whole = x.dtype.kind in "iu"
     if low < 0 or high > (255 if whole else 1):
         right = "0 to 255" if whole else "[0, 1]: scale them, or give uint8"
-        raise ValueError(f"{name} holds pixels from {low} to {high} in {x.dtype}; {right} is right")
+        raise ValueError(f"{name} holds pixels from {low} to {high} in {x.dtype}; expected {right}")
     return x.astype(np.uint8 if whole else np.float32, copy=False)
 
 

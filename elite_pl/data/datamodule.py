@@ -236,7 +236,7 @@ class PollutedData(pl.LightningDataModule):
         scaling: Literal["unit", "gcn", "standard"] | Pair,
         feature_map: Callable[[Tensor], AnyFeatureMap] | None,
     ) -> Preprocessing:
-        """Fits the preprocessing to all training samples, without their labels; arguments as of the class."""
+        """Fits the preprocessing to all training samples, without their labels; arguments as in the class."""
         training = Rows(self.arrays.x_train, np.concatenate([self.split.unlabeled, self.split.labeled]))
         made = preprocessing(training, size, scaling)
         if feature_map is None:
@@ -274,7 +274,7 @@ class PollutedData(pl.LightningDataModule):
         return PollutedData(self.arrays, split, **{**self.settings, "mapped": self.mapped, **changes})
 
     def state_dict(self) -> dict[str, str]:
-        """The fingerprint: a checkpoint of other data is none to go on from."""
+        """The fingerprint of the data: a run never resumes from a checkpoint made on other data."""
         return {"fingerprint": self.arrays.fingerprint}
 
     def setup(self, stage: str) -> None:
@@ -317,7 +317,7 @@ class PollutedData(pl.LightningDataModule):
             yield torch.cat([self.unlabeled[unlabeled], self.labeled[labeled]])
 
     def in_random_order(self, *purpose: object) -> Iterator[Tensor]:
-        """Yields batches as of `training_samples`, in an order that depends on the seed and a purpose alone."""
+        """Yields batches as in `training_samples`, in an order that depends on the seed and a purpose alone."""
         samples = len(self.unlabeled) + len(self.labeled)
         yield from self.training_samples(torch.randperm(samples, generator=seeding.generator(self.seed, *purpose)))
 

@@ -17,7 +17,7 @@ import numpy as np
 
 KINDS = {"i": "numbers", "u": "numbers", "f": "numbers", "M": "dates", "O": "words", "U": "words", "b": "words"}
 VERSION = 1  # of the plain form
-NORMAL_QUARTILE = 0.6745  # half the distance of the quartiles of a normal distribution of deviation 1
+NORMAL_QUARTILE = 0.6745  # half the interquartile range of a standard normal distribution
 
 
 def kind_of(name: str, values: np.ndarray) -> str:
@@ -27,7 +27,7 @@ def kind_of(name: str, values: np.ndarray) -> str:
         ValueError: If it is something else.
     """
     if values.ndim != 1 or values.dtype.kind not in KINDS:
-        raise ValueError(f"column {name} is of type {values.dtype}; numbers, words or dates are right")
+        raise ValueError(f"column {name} is of type {values.dtype}; expected numbers, words or dates")
     return KINDS[values.dtype.kind]
 
 
@@ -42,7 +42,7 @@ def as_numbers(name: str, values: np.ndarray) -> np.ndarray:
         return np.where(np.isnat(values), np.nan, days)
     numbers = values.astype(np.float64)
     if np.isinf(numbers).any():
-        raise ValueError(f"column {name} holds infinite numbers; finite ones are right, or nothing")
+        raise ValueError(f"column {name} holds infinite numbers; expected finite ones, or nothing")
     return numbers
 
 
@@ -105,7 +105,7 @@ class Numbers:
         """Maps a column (n,) to features (n, 1 or 2)."""
         if (kind := kind_of(self.name, values)) != self.kind:
             if any(word is not None for word in as_words(values)):
-                raise ValueError(f"column {self.name} holds {kind} where {self.kind} are right")
+                raise ValueError(f"column {self.name} holds {kind} where {self.kind} are expected")
             values = np.full(len(values), np.nan)
         numbers = as_numbers(self.name, values)
         gone = np.isnan(numbers)
@@ -216,7 +216,7 @@ class Encoding:
             else:
                 kept.append(Numbers.fit(name, kind, numbers))
         if not kept:
-            raise ValueError("no column is left to learn from; at least one that differs between rows is right")
+            raise ValueError("no column is left to learn from; expected at least one that differs between rows")
         return cls(tuple(kept), dropped, label_column, id_column)
 
     @property
@@ -247,7 +247,7 @@ class Encoding:
             ValueError: If a column is not there, or of another kind than in the training rows.
         """
         if absent := [column.name for column in self.columns if column.name not in columns]:
-            raise ValueError(f"has no column {', '.join(absent)}; those of the training rows are right")
+            raise ValueError(f"has no column {', '.join(absent)}; expected those of the training rows")
         vectors = np.empty((len(columns[self.columns[0].name]), len(self.features)), dtype=np.float32)
         start = 0
         for column in self.columns:

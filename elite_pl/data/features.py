@@ -1,4 +1,4 @@
-"""Features in the place of images: computed once by a network that stays as it is, and kept for all runs."""
+"""Features that replace images: computed once by a frozen network, and cached for all runs."""
 
 import contextlib
 import hashlib

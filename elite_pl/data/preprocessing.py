@@ -121,7 +121,7 @@ def resized(images: Tensor, size: int) -> Tensor:
     """Images (n, channels, height, width), uint8 or float, resized to squares by bilinear interpolation.
 
     Raises:
-        ValueError: If this machine has not the memory for them.
+        ValueError: If they do not fit in the memory of this machine.
     """
     exporting = torch.compiler.is_exporting()  # in a graph the number of images is open: nothing counts them
     if not exporting:
@@ -136,7 +136,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def _check_memory(images: Tensor, size: int) -> None:
-    """Refuses what this machine has not the memory for; see `resized`."""
+    """Refuses images that do not fit in the memory of this machine; see `resized`."""
     pixels = images.shape[1] * size**2
     needed = pixels * (2 * images.element_size() * len(images) + 4 * min(len(images), 1000))  # joined, and as floats
     if needed > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):

@@ -9,7 +9,7 @@ import numpy as np
 from elite_pl.data.arrays import to_array, to_numbers
 
 # What values can be: whole numbers beyond [0, 1], as pixels in bytes; numbers in [0, 1] that are not all whole, as
-# pixels in floats; or neither. Whoever was trained on one of the first two has not seen the other one's units.
+# pixels in floats; or neither. A detector trained on one of the first two has not seen the units of the other.
 VALUES = ("whole", "unit", "any")
 
 
@@ -50,10 +50,10 @@ class SampleFormat(NamedTuple):
         """
         x = to_array(name, values)
         if x.ndim == 0 or len(x) == 0:
-            raise ValueError(f"{name} has shape {x.shape}, which is empty; at least one sample is right")
+            raise ValueError(f"{name} has shape {x.shape}, which is empty; expected at least one sample")
         if not self._fits(x.shape[1:]):
             sides = ", ".join("any" if side is None else str(side) for side in self.shape)
-            raise ValueError(f"{name} has shape {x.shape}; (n, {sides}) is right, as in training{self._hint(x.shape)}")
+            raise ValueError(f"{name} has shape {x.shape}; expected (n, {sides}), as in training{self._hint(x.shape)}")
         x = to_numbers(name, x)
         found = values_of(x)
         if {found, self.values} == {"whole", "unit"}:

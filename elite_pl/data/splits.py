@@ -39,7 +39,7 @@ class Split:
     test: np.ndarray
 
     def save(self, path: Path, **more: np.ndarray | None) -> None:
-        """Write the four arrays, and more if they are not None, to an npz file that is either complete or absent."""
+        """Writes the four arrays, and more if they are not None, to an npz file that is either complete or absent."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)} | more
         with atomic_write(path) as temporary:
             np.savez(temporary, **{name: array for name, array in arrays.items() if array is not None})
@@ -52,7 +52,7 @@ class Split:
 
 
 def folds_of(labeled_y: np.ndarray, folds: int) -> int:
-    """Into how many parts labeled samples can be divided, each with samples of every kind of which there are several.
+    """The number of folds of the labeled samples such that each fold has samples of every kind with at least two.
 
     Args:
         labeled_y: (M,), +1 or -1.
@@ -107,7 +107,7 @@ def polluted_one_vs_rest(
     label_noise: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)] = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Split:
-    """Draw a polluted, partly labeled training set (paper Sec. 5.1).
+    """Draws a polluted, partly labeled training set (paper Sec. 5.1).
 
     `floor(pollution * n_train)` anomalies come at random from the other classes, the rest is normal;
     `k = floor(label_ratio * n_train / 2)` of each kind are labeled. Both kinds are shuffled once by a generator that
@@ -126,7 +126,7 @@ def polluted_one_vs_rest(
             asks for.
         seed: Of the draw.
         labeled_from: "inside": labeled samples are taken out of the `n_train`; "outside": drawn beyond them.
-        labeled_anomaly_classes: Classes of which alone the labeled anomalies are, as in Ruff et al., "Deep
+        labeled_anomaly_classes: Classes that all labeled anomalies are drawn from, as in Ruff et al., "Deep
             Semi-Supervised Anomaly Detection", ICLR 2020; the hidden ones are of all classes. None: any.
         label_noise: Share of the labeled samples, of either kind, whose label is wrong, rounded to the nearest sample.
         class_names: Names for the messages.
@@ -173,7 +173,7 @@ def polluted_one_vs_rest(
 
 
 def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
-    """Take the labels that the user gave: +1 normal, -1 anomaly, 0 unlabeled.
+    """Makes the split from the user's own labels: +1 normal, -1 anomaly, 0 unlabeled.
 
     Args:
         y_train: (n,) labels in {+1, -1, 0}.
@@ -203,7 +203,7 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
 
 
 def is_anomaly(y: np.ndarray, normal_class: int, labels: str) -> np.ndarray:
-    """Tell the true anomalies.
+    """Returns which samples are true anomalies.
 
     Args:
         y: (n,) class ids, or known labels.
@@ -217,7 +217,7 @@ def is_anomaly(y: np.ndarray, normal_class: int, labels: str) -> np.ndarray:
 
 
 def stratified(y: np.ndarray, test_fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Part a data set that comes without a test set, class by class.
+    """Splits a data set that comes without a test set, stratified by class.
 
     Args:
         y: (n,) class ids.
@@ -238,7 +238,7 @@ def stratified(y: np.ndarray, test_fraction: float, seed: int = 0) -> tuple[np.n
 
 
 def describe_classes(y: np.ndarray, class_names: Sequence[str] | None = None, limit: int = 20) -> str:
-    """List the class ids in `y` for a message, with their names where they have some: `0 (cat), 1 (dog)`."""
+    """Lists the class ids in `y` for a message, with their names where they have some: `0 (cat), 1 (dog)`."""
     ids = np.unique(y).tolist()
     named = [
         f"{i} ({class_names[i]})" if class_names and 0 <= i < len(class_names) and class_names[i] != str(i) else str(i)
@@ -283,11 +283,11 @@ class _Stock:
         )
 
     def serves(self, counts: tuple[Any, Any, Any], wants_labels: bool) -> np.ndarray:
-        """Tell whether all conditions hold."""
+        """Returns whether all conditions hold."""
         return np.logical_and.reduce(np.broadcast_arrays(*self.conditions(counts, wants_labels)))
 
     def explain(self, pollution: float, label_ratio: float, n_train: int | None) -> str:
-        """Say what is wrong with a request that cannot be served, and which change of one value would mend it."""
+        """Says what is wrong with a request that cannot be served, and which change of one value would fix it."""
         n_normal, n_anomalous, k = (int(count) for count in self.counts(pollution, label_ratio, n_train))
         total = n_normal + n_anomalous
         labels = f" and {k} labels" if self.labeled_from == "outside" else ""
@@ -340,7 +340,7 @@ class _Stock:
 
 
 def _floor(value: float | np.ndarray) -> Any:
-    """Round down, forgiving the error of binary fractions: 0.29 * 100 is 29."""
+    """Rounds down, forgiving the error of binary fractions: 0.29 * 100 is 29."""
     return np.floor(np.asarray(value) + 1e-9).astype(np.int64)
 
 
@@ -351,7 +351,7 @@ def _nearest(candidates: np.ndarray, works: np.ndarray, given: int) -> int | Non
 
 
 def _shortest(value: float, works: Callable[[float], bool]) -> float:
-    """Round a share up to the fewest decimals that still work."""
+    """Rounds a share up to the fewest decimals that still work."""
     for decimals in range(1, 16):
         rounded = round(math.ceil(value * 10**decimals - 1e-9) / 10**decimals, decimals)
         if works(rounded):

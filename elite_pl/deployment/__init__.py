@@ -1,1 +1,1 @@
-"""A trained detector at work: the scores of any number of samples, and exports to where elite_pl is not."""
+"""A trained detector at work: the scores of any number of samples, and exports for use without elite_pl."""

@@ -33,8 +33,8 @@ numbers.
 
 ## Limits
 
-It knows what its training data knew: after a change of the camera, the sensors or the population, its scores and its
-threshold mean something else. Measure it on labeled samples that it has not seen before it decides anything.
+It reflects its training data: after a change of the camera, the sensors or the population, its scores and its threshold
+are no longer valid. Evaluate it on labeled samples that it has not seen before you base decisions on it.
 
 ## License
 

@@ -37,11 +37,11 @@ def place_of(kind: str, detector: str, typed: str | None) -> Path:
         raise InputError(f"--to onnx: {' and '.join(missing)} not installed; pip install 'elite_pl[onnx]'")
     place = Path(typed) if typed is not None else Path(detector).with_name(Path(detector).stem + ENDINGS[kind])
     if not place.parent.is_dir():
-        raise InputError(f"--output {place}: there is no folder {place.parent}; a place in one that is there is right")
+        raise InputError(f"--output {place}: there is no folder {place.parent}; expected a place in one that is there")
     if kind == "directory" and os.path.lexists(place):
         raise InputError(f"--output {place}: is there already; remove it, or name another place")
     if kind != "directory" and (place.is_dir() or place.suffix != ENDINGS[kind]):
-        raise InputError(f"--output {place}: a file whose name ends with {ENDINGS[kind]} is right")
+        raise InputError(f"--output {place}: must end with {ENDINGS[kind]}")
     return place
 
 

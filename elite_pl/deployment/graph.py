@@ -91,7 +91,7 @@ def _ndtri(share: Tensor) -> Tensor:
     return torch.where(q.abs() <= 0.425, middle, q.sign() * tail)
 
 
-# What ONNX does not know.
+# Substitutes for operators that ONNX lacks.
 _IN_OTHER_WORDS = {torch.ops.aten.searchsorted.Tensor: _searchsorted, torch.ops.aten.special_ndtri.default: _ndtri}
 
 

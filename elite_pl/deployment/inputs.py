@@ -69,16 +69,16 @@ def open_input(path: str, detector: TrainedDetector, shard: tuple[int, int], ski
         Path(path).expanduser().is_dir(),
         "a folder of images, a table (.csv, .parquet) or an array (.npy)",
     )
-    kind = "" if is_folder else existing(path, f"{right} is right").suffix.lower()
+    kind = "" if is_folder else existing(path, f"expected {right}").suffix.lower()
     if kind in TABLES:
         return _table(path, detector, shard)
     if detector.encoding is not None:
-        raise ValueError("is no table, and the detector was trained on one; a CSV or Parquet file is right")
+        raise ValueError("is no table, and the detector was trained on one; expected a CSV or Parquet file")
     if kind in ARRAYS:
         return _array(path, detector, shard)
     if is_folder or kind in IMAGES:
         return _images(path, detector, shard, skip_broken)
-    raise ValueError(f"is by its name none of what is right: {right}")
+    raise ValueError(f"has no known suffix; expected {right}")
 
 
 def _piece(total: int, shard: tuple[int, int]) -> range:
@@ -98,7 +98,7 @@ def _images(path: str, detector: TrainedDetector, shard: tuple[int, int], skip_b
     else:
         folder, names, others = place.parent, [place.name], []
     if not names:
-        raise ValueError(f"no image in it; {', '.join(IMAGES)} are right")
+        raise ValueError(f"no image in it; expected {', '.join(IMAGES)}")
     names = [names[i] for i in _piece(len(names), shard)]
     left_out: dict[str, str] = {}
 
@@ -158,7 +158,7 @@ def _table(path: str, detector: TrainedDetector, shard: tuple[int, int]) -> Inpu
     encoding = detector.encoding
     if encoding is None:
         shape = " x ".join("any" if side is None else str(side) for side in detector.samples.shape)
-        raise ValueError(f"is a table, and the detector was trained on arrays of {shape}; such an array is right")
+        raise ValueError(f"is a table, and the detector was trained on arrays of {shape}; expected such an array")
     import_polars(path)
     table = open_table(path, encoding.kinds)
     id_column = encoding.id_column if encoding.id_column in table.columns else None
@@ -174,10 +174,10 @@ def _table(path: str, detector: TrainedDetector, shard: tuple[int, int]) -> Inpu
                 yield Part(names, encoding.transform(columns_of(piece, encoding.kinds)))
                 empty = False
         if empty and rows is None:
-            raise ValueError("has no row with a value in it; a row a sample is right")
+            raise ValueError("has no row with a value in it; expected one row per sample")
 
     unknown = encoding.unknown(table.columns)
-    notes = [f"passed over: column {some(unknown)}, which the training rows have not"] if unknown else []
+    notes = [f"passed over: column {some(unknown)}, which the training rows lack"] if unknown else []
     return Input("index" if id_column is None else "id", None if rows is None else len(rows), parts(), notes, {})
 
 
@@ -187,7 +187,7 @@ def _table(path: str, detector: TrainedDetector, shard: tuple[int, int]) -> Inpu
 def _array(path: str, detector: TrainedDetector, shard: tuple[int, int]) -> Input:
     x = _of_npz(path) if Path(path).suffix.lower() == ".npz" else load_array(path, on_disk=True)
     if x.ndim == 0 or not len(x):
-        raise ValueError(f"has shape {x.shape}, which is empty; at least one sample is right")
+        raise ValueError(f"has shape {x.shape}, which is empty; expected at least one sample")
     rows = _piece(len(x), shard)
     size = max(1, min(MANY, NUMBERS // math.prod(x.shape[1:])))
 
@@ -205,7 +205,7 @@ def _of_npz(path: str) -> np.ndarray:
     Raises:
         ValueError: If there is none, or the file is damaged.
     """
-    file = existing(path, "a file that numpy.savez writes is right")
+    file = existing(path, "expected a file that numpy.savez writes")
     try:
         with np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
@@ -216,4 +216,4 @@ def _of_npz(path: str) -> np.ndarray:
                 return x
     except Exception as error:  # whatever the unpacking of a foreign file stumbles over
         raise ValueError(f"is no npz file of numbers, or is damaged ({one_line(error)})") from error
-    raise ValueError(f"holds {some(names) or 'nothing'}; one array, or one that is called x, is right")
+    raise ValueError(f"holds {some(names) or 'nothing'}; expected one array, or one called x")

@@ -17,7 +17,7 @@ Write = Callable[[Mapping[str, Any]], None]  # adds rows: arrays and lists of on
 
 
 def check_output(path: str | None, *inputs: str) -> None:
-    """Refuses a place where scores cannot go, before there are any.
+    """Refuses a path that scores cannot be written to, before anything is scored.
 
     Args:
         path: As it was typed; None for standard output.
@@ -35,9 +35,9 @@ def check_output(path: str | None, *inputs: str) -> None:
         import_polars(f"--output {path}")
     if place.is_dir() or not place.parent.is_dir():
         what = "is a folder" if place.is_dir() else f"there is no folder {place.parent}"
-        raise InputError(f"--output {path}: {what}; the path of a file in a folder that is there is right")
+        raise InputError(f"--output {path}: {what}; expected the path of a file in a folder that is there")
     if place.exists() and any(Path(one).exists() and place.samefile(one) for one in inputs):
-        raise InputError(f"--output {path}: is read, too; another file is right")
+        raise InputError(f"--output {path}: is read, too; expected another file")
 
 
 @contextmanager

@@ -137,5 +137,5 @@ def device_of(name: str) -> torch.device:
     """
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise InputError("--device cuda: there is no GPU that PyTorch can use; auto or cpu is right")
+        raise InputError("--device cuda: there is no GPU that PyTorch can use; expected auto or cpu")
     return torch.device("cuda" if there and name != "cpu" else "cpu")

@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
         name: The candidate's name.
         prior: Its weight where nothing else is known.
         scaled_by: The quantities that scale the prior, see `Auto`.
-        scores: The trained scores, one a seed.
+        scores: The trained scores, one per seed.
         unlabeled: Their scores of the unlabeled samples, shape (seeds, N).
         auroc: Its ROC AUC on labeled samples that were held out, with its standard error; None where none were.
         seconds: The time of cross-fitting and training.
@@ -64,9 +64,9 @@ class Auto(BaseDetector):
 
     Args:
         name: The method's name in logs and tables.
-        candidates: By kind of data (`vectors`, `images`, `features`), then by name: what of the root configuration is
-            other for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), by what that
-            is `scaled_by` (nothing), and of how many `seeds` it is the mean (1). One that needs labels which are not
+        candidates: By kind of data (`vectors`, `images`, `features`), then by name: the root keys that differ
+            for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), what the prior is
+            `scaled_by` (nothing), and the number of `seeds` that it averages (1). One that needs labels which are not
             there is left out; if none is left, those of `vectors_unlabeled` and so on take their place.
         folds: By kind of data: parts of the labeled samples that are held out in turn; 0: the priors decide.
         fewest: Labeled samples of each kind below which nothing is held out.
@@ -74,7 +74,7 @@ class Auto(BaseDetector):
         pollution: π where nothing is held out.
         augmentation: Must be None.
         views: Not used.
-        optimizer: Not used, as of `ShallowDetector`.
+        optimizer: Not used, as in `ShallowDetector`.
     """
 
     score: Mixture
@@ -95,7 +95,7 @@ class Auto(BaseDetector):
     ) -> None:
         super().__init__()
         if augmentation is not None:
-            raise ValueError("augmentation: each candidate has one of its own; augmentation=none is right")
+            raise ValueError("augmentation: each candidate has one of its own; expected augmentation=none")
         if not all(0 < value < math.inf for value in temperature.values()):
             raise ValueError(f"temperature={temperature}: must be a positive number for each kind of data")
         self.name, self.candidates = name, candidates

@@ -306,7 +306,7 @@ class Detector(BaseDetector, pl.LightningModule):
             self.log_means()
 
     def ends_epoch(self, batch_idx: int) -> bool:
-        """Returns whether no step of an epoch comes after this one, which has been taken."""
+        """Returns whether the step that was just taken is the last one of its epoch."""
         return (
             batch_idx == int(self.trainer.num_training_batches) - 1 or 0 <= self.trainer.max_steps <= self.global_step
         )
@@ -356,7 +356,7 @@ class Detector(BaseDetector, pl.LightningModule):
         return cast(Batch, {**batch, "unlabeled": self.augment(batch["unlabeled"], "unlabeled", n), **changed})
 
     def augment(self, sample: Tensor, purpose: str, n: int) -> Tensor:
-        """Changes samples at random, in a way that only the step, the purpose and their places decide.
+        """Augments samples at random; the draw depends only on the step, the purpose and their places in the batch.
 
         Args:
             sample: This process's shard of n samples, or all of them.
@@ -495,7 +495,7 @@ def widest(device: torch.device) -> torch.dtype:
 
 
 def risen(step: int, steps: int) -> float:
-    """A weight that rises from 0 to 1 in so many first steps; 1 from the start if there are none."""
+    """A weight that rises from 0 to 1 over the first `steps` steps; 1 from the start if `steps` is 0."""
     return min(1.0, step / steps) if steps else 1.0
 
 

@@ -80,7 +80,7 @@ class Contaminated(Detector):
         """Says when the warm-up leaves nothing to the method."""
         epochs = self.trainer.max_epochs
         if epochs is not None and self.warm_up >= epochs:
-            log.warning("warm_up=%d: no epoch of %d is left to the method itself", self.warm_up, epochs)
+            log.warning("warm_up=%d: takes all %d epochs; the method itself never trains", self.warm_up, epochs)
 
     def on_train_epoch_start(self) -> None:
         """Finds α once, when the warm-up has ended."""

@@ -1,4 +1,4 @@
-"""Deep SVDD: draw all training samples to the center, taking each of them for normal."""
+"""Deep SVDD: draws all training samples to the center, treating each of them as normal."""
 
 from torch import Tensor
 

@@ -36,7 +36,7 @@ class Elite(Detector):
             samples and 0 for pseudo-anomalies; or `"signed"`, which weights Ω itself by -η_M n M, without a hinge
             (Eq. 16): nothing then bounds the score of a pseudo-anomaly.
         contamination: Share of each batch that is taken for anomalies, those of the smallest d, and α then is the
-            distance to the last of them in the place of |M|; None as in Eq. 10: those of d < 0, of any share.
+            distance to the last of them instead of |M|; None as in Eq. 10: those of d < 0, of any share.
         supervised: Weight of L_v itself in the update. The paper's update has none (0). Its gradient v is at hand.
         ramp_steps: First steps in which the weight of the unlabeled batch rises to 1; 0 for none. A score that nothing
             holds together, such as a read-out, needs it: else all scores fall before the labels have parted them.
@@ -106,7 +106,7 @@ class Elite(Detector):
         return loss + self.supervised * self.labeled_loss(inference) if self.supervised else loss
 
     def inference(self, batch: Batch) -> alice.Inference:
-        """Infers what is hidden in the whole unlabeled batch.
+        """Infers pseudo-labels and weights of the whole unlabeled batch.
 
         In float32 (or float64) whatever the trainer's precision: bfloat16 has 5 % error in M. Nor is it the TF32 in
         which a GPU convolves by default.
@@ -157,7 +157,7 @@ class Elite(Detector):
         return inference.labeled_loss + torch.stack(products).sum(0)
 
     def remember(self, batch: Batch, inference: alice.Inference) -> None:
-        """Keeps the step's verdict on its samples, and what the epoch's log shows of it."""
+        """Records the meta-gradient of a step, and adds its statistics to the log of the epoch."""
         index, label, y = batch["index"], inference.pseudo_label, batch["labeled_y"]
         self.suspicion_sum.scatter_add_(-1, index, -inference.d.to(self.suspicion_sum.dtype))
         self.visits.scatter_add_(-1, index, torch.ones_like(index))

@@ -1,4 +1,4 @@
-"""Isolation forest: anomalies are soon alone when samples are split at random."""
+"""Isolation forest: random splits isolate anomalies sooner than normal samples."""
 
 from typing import Annotated, Any
 

@@ -14,7 +14,7 @@ from elite_pl.models.scores import PairRelation
 
 
 class PReNet(Detector):
-    """Minimizes the error of the relation of random pairs: half of them without an anomaly, a quarter with one or two.
+    """Minimizes the error of the relation of random pairs: half have no anomaly, a quarter one, a quarter two.
 
     Source: Pang et al., "Deep Weakly-supervised Anomaly Detection", KDD 2023, arXiv 1910.13601. The paper has labeled
     anomalies and unlabeled samples only, here labeled normal samples join the unlabeled batch.

@@ -29,10 +29,10 @@ class Ssad(ShallowDetector):
     `min 1/2 ||w||² - ρ - κ m + Σ_i C_i ξ_i` with `<w, φ(x_i)> >= ρ - ξ_i` for unlabeled samples,
     `y_j (<w, φ(x_j)> - ρ) >= m - ξ_j` for labeled ones, `ξ >= 0` and a margin `m >= 0`; `Ω(x) = ρ - <w, φ(x)>`.
 
-    The bounds C do not depend on the number of samples, so that what a few samples choose holds for all:
+    The bounds C do not depend on the number of samples, so that a choice made on a few samples holds for all:
     `1 / (ν n)` for n unlabeled samples, `κ / (2 ν k)` for k labeled ones of a kind. The usual κ = 1 is weak: labels
     count the more, the larger it is. γ and κ, and C with it, have the highest ROC AUC on labeled samples that are held
-    out, the mean over stratified folds; of equally good ones, those in the middle. Then all samples are fitted once.
+    out, the mean over stratified folds; of equally good ones, those in the middle. Then one fit uses all samples.
 
     Time grows with the third power of the number of samples, memory with the second.
 
@@ -77,7 +77,7 @@ class Ssad(ShallowDetector):
         samples, label = self.training_samples(data)
         x, unlabeled = samples.double(), len(data.unlabeled)
         drawn = torch.randperm(unlabeled, generator=seeding.generator(data.seed, "fold_unlabeled"))
-        own = torch.arange(unlabeled, unlabeled + len(data.labeled))  # copies of what is held out would tell it
+        own = torch.arange(unlabeled, unlabeled + len(data.labeled))  # copies of held-out samples would leak them
         some = torch.cat([drawn[: self.fold_unlabeled].sort().values, own])
         distance = squared_distance(x[some], x[some])
         unit = 1 / (float(distance.median()) or 1.0)

@@ -23,7 +23,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-# Our names of what the published weights call otherwise.
+# Layer names in the published weights, and ours.
 OUTSIDE = {
     "_conv_stem": "stem.conv",
     "_bn0": "stem.norm",

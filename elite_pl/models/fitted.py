@@ -24,7 +24,7 @@ class Fitted(Score):
         super()._load_from_state_dict(state_dict, prefix, *options)
 
     def check(self, features: int) -> None:
-        """Refuses buffers that no fit can have left, as a file may hold them.
+        """Refuses buffers that no fit can have produced, as a file may hold them.
 
         Args:
             features: Of a flattened sample.

@@ -50,10 +50,10 @@ class Member(nn.Module):
 
 
 class Mixture(Score):
-    """A weighted mean of how rare the scores of several members are among unlabeled samples: `Ω(x) = Σ_k w_k r_k(x)`.
+    """A weighted mean of the rarity of the scores of several members among unlabeled samples: `Ω(x) = Σ_k w_k r_k(x)`.
 
     `r_k = -log(1 - u)` for a score above a share u of the member's scores of the unlabeled training samples, linear
-    between 257 knots. Beyond the highest and the lowest of these scores it goes on with their deviation as its unit.
+    between 257 knots. Beyond the highest and lowest of these scores it is linear, in units of their standard deviation.
 
     Args:
         members: The scores Ω_k; those whose feature maps do the same get one in common, which then works once for all.
@@ -124,8 +124,8 @@ class Mixture(Score):
         Args:
             members: Of each what it is made of.
             state: The buffers.
-            dtype: As of `Recipe.make`.
-            constructors: As of `Recipe.make`, and so are the errors.
+            dtype: As in `Recipe.make`.
+            constructors: As in `Recipe.make`, and so are the errors.
         """
         made = cls([Member.of_plain(member, dtype, constructors) for member in members]).to(dtype)
         if "location" in state:  # of older files: all scores go on beyond one knot
@@ -142,7 +142,7 @@ class Mixture(Score):
             or not (state["knots"].diff(dim=0) >= 0).all()
             or not (state["scale"] > 0).all()
         ):
-            raise ValueError("its score cannot be made again: the members and their weights do not go together")
+            raise ValueError("its score cannot be rebuilt: the members and their weights do not go together")
         for name, value in own.items():
             value.copy_(state[name])
         return made.eval()

@@ -19,7 +19,7 @@ from elite_pl.annotations import Range, checked
 
 P = ParamSpec("P")
 Width = Annotated[int, Range("a whole number from 1 to 1048576", lambda value: 1 <= value <= 2**20)]
-LARGEST = 10**9  # parameters of a backbone; more are a slip of the keyboard, for which memory would not do
+LARGEST = 10**9  # parameters of a backbone; more are likely a typo, and would not fit in memory
 EPSILON = 1e-4  # of batch normalization, as in Deep SAD
 SLOPE = 0.01  # of the leaky rectifiers
 

@@ -46,7 +46,7 @@ class Architecture(NamedTuple):
 
 
 class Features(nn.Module):
-    """Features of images by a network for others, still without its weights; what goes in is made to suit the network.
+    """Features of images by a network whose weights are loaded later; resizes and normalizes images as it expects.
 
     Args:
         library: Whose architecture it is.
@@ -100,7 +100,7 @@ class Features(nn.Module):
             faults = [f"{_some(missing)} missing"] * bool(missing) + [f"{_some(unknown)} unknown"] * bool(unknown)
             raise ValueError(f"holds no weights of {model}: {', '.join(faults)}")
         if not self._of_black_image().isfinite().all():
-            raise ValueError("holds NaN or infinity; weights of a trained network are right")
+            raise ValueError("holds NaN or infinity; expected weights of a trained network")
 
     @torch.no_grad()
     def _of_black_image(self) -> Tensor:
@@ -112,7 +112,7 @@ class Features(nn.Module):
             size = self.identity["image_size"]
             raise ValueError(f"image_size={size}: the network takes another ({one_line(error)})") from error
         if found.ndim != 2:
-            raise ValueError(f"model={self.identity['model']}: gives no vectors; a classifier of images is right")
+            raise ValueError(f"model={self.identity['model']}: gives no vectors; expected a classifier of images")
         return found
 
 
@@ -144,16 +144,16 @@ def trained_features(
         with open(file, "rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"{said}: cannot be read ({error.strerror}); the path of a file is right") from error
+        raise ValueError(f"{said}: cannot be read ({error.strerror}); expected the path of a file") from error
     if digest is not None and found != digest:
         raise ValueError(f"{said}: {file} has the SHA-256 {found[:8]}..., and that of the right one is {digest[:8]}...")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpacking of a foreign file stumbles over
-        raise ValueError(f"{said}: is damaged or holds more than tensors; a state dict is right") from error
+        raise ValueError(f"{said}: is damaged or holds more than tensors; expected a state dict") from error
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not (named and all(isinstance(value, Tensor) for value in state.values())):
-        raise ValueError(f"{said}: holds no tensors by name; a state dict is right, not a model or checkpoint")
+        raise ValueError(f"{said}: holds no tensors by name; expected a state dict, not a model or checkpoint")
     features = Features(library, model, image_size)
     try:
         features.load(state)
@@ -275,7 +275,7 @@ def _known(model: str, models: list[str], library: str) -> None:
     """Refuses a model that a library does not have."""
     if model not in models:
         close = ", ".join(difflib.get_close_matches(model, models)) or f"one of its {len(models)} models"
-        raise ValueError(f"model={model}: {library} has no such model; {close} is right")
+        raise ValueError(f"model={model}: {library} has no such model; expected {close}")
 
 
 ARCHITECTURES: dict[str, Callable[[str], Architecture]] = {

@@ -164,7 +164,7 @@ class Recipe(NamedTuple):
             if isinstance(plain, Fitted):
                 plain.check(math.prod(sample_shape))
         except Exception as error:  # whatever constructors stumble over
-            raise ValueError(f"its score cannot be made again: {one_line(error)[:300]}") from error
+            raise ValueError(f"its score cannot be rebuilt: {one_line(error)[:300]}") from error
         return made.eval()
 
 

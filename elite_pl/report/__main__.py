@@ -63,7 +63,7 @@ _SIDE_BY_SIDE = 60  # lines of the summary up to which a picture of all runs sid
 
 
 def write(path: Path, text: str) -> bytes:
-    """Writes text, and returns it as it is in the file; JSON may hold halves of characters, which no file can."""
+    """Writes text, and returns it as it is in the file; JSON may hold lone surrogates, which cannot be encoded."""
     content = text.encode(errors="replace")
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
@@ -157,7 +157,7 @@ def parser() -> Parser:
         dest="measure",
         const=AVERAGE_PRECISION,
         default=AUROC,
-        help="what the table shows in the place of ROC AUC; figures and tests are always of ROC AUC",
+        help="show it in the table instead of ROC AUC; figures and tests always use ROC AUC",
     )
     found.add_argument(
         "--where",

@@ -88,13 +88,13 @@ def read_run(directory: Path) -> AuditedRun:
         directory: The run directory. Relative paths in its configuration are taken from the working directory.
 
     Raises:
-        InputError: If it is none, is not finished or is damaged, or its data are gone or others.
+        InputError: If it is not a run, is unfinished or damaged, or its data are gone or have changed.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; the directory of a run is right")
+        raise InputError(f"{directory}: no such directory; expected the directory of a run")
     if not (directory / "metrics.json").is_file():
         inside = next((path.parent for path in sorted(directory.rglob("metrics.json"))), None)
-        right = f"such as {inside}" if inside else "and train it to its end"
+        right = f"such as {inside}" if inside else "or let this run finish"
         raise InputError(f"{directory}: is no finished run (it has no metrics.json); name a run directory, {right}")
     with input_errors(str(directory / "metrics.json"), kinds=(ValueError,)):
         metrics = read_metrics(directory / "metrics.json")
@@ -187,7 +187,7 @@ def _audit(path: Path, split: Split, labeled: dict[str, int]) -> Audit:
     if absent := [name for name in ("index", "suspicion") if name not in header]:
         raise ValueError(f"is damaged: it has no column {absent[0]}; repeat the run")
     if ragged := [i for i, row in enumerate(rows, 2) if len(row) != len(header)]:
-        raise ValueError(f"is damaged: line {ragged[0]} has not {len(header)} values; repeat the run")
+        raise ValueError(f"is damaged: line {ragged[0]} does not have {len(header)} values; repeat the run")
 
     def column(name: str, kind: Callable[[str], Any], otherwise: Any = None) -> Any:
         """A column that is there and not empty, else what stands for it."""
@@ -224,7 +224,7 @@ def _audit(path: Path, split: Split, labeled: dict[str, int]) -> Audit:
     )
 
 
-# --------------------------------------------------------------------------------------------------- what is done of it
+# ------------------------------------------------------------------------------------------------- what is done with it
 
 
 def kept(run: AuditedRun, keep: Path | None) -> list[tuple[int, str]]:
@@ -257,7 +257,7 @@ def _keep_list(run: AuditedRun, path: Path, there: set[int]) -> list[int]:
     Raises:
         ValueError: If it is none, or names others.
     """
-    right = f"a CSV file with a column index{'' if run.column == 'index' else f' or {run.column}'} is right"
+    right = f"expected a CSV file with a column index{'' if run.column == 'index' else f' or {run.column}'}"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file, strict=True) if row]
@@ -273,9 +273,9 @@ def _keep_list(run: AuditedRun, path: Path, there: set[int]) -> list[int]:
         told = f"its column {others[0]} tells nothing here, where every sample that is named stays"
         raise ValueError(f"{told}; {right}, and labels belong in dataset.labels_file")
     if ragged := [i for i, row in enumerate(rows, 1) if len(row) != len(header)]:
-        raise ValueError(f"row {ragged[0]} has not {len(header)} values, as the first line has")
+        raise ValueError(f"row {ragged[0]} does not have {len(header)} values, as the first line does")
     if len(rows) == 1:
-        raise ValueError("names no sample; a line for each that stays is right")
+        raise ValueError("names no sample; expected a line for each that stays")
     places: dict[str, list[int]] = {}
     for i in there:
         places.setdefault(str(i) if key == "index" else run.name(i), []).append(i)

@@ -28,8 +28,8 @@ from elite_pl.studies.read import (
 AUDITS = {
     "audit/auroc": "ROC AUC",
     "audit/auroc_meta_gradient": "ROC AUC of the meta-gradient",
-    "audit/precision_at_50": "anomalies of the first 50",
-    "audit/precision_at_hidden": "of as many as are hidden",
+    "audit/precision_at_50": "anomalies among the first 50",
+    "audit/precision_at_hidden": "among the first k (k = hidden anomalies)",
 }
 _MOST = 200  # lines of a list; more are counted
 

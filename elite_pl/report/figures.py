@@ -1,4 +1,4 @@
-"""The figures of a study: lines with intervals, a panel a data set, a line a method, readable in gray print too."""
+"""The figures of a study: lines with intervals, a panel per data set, a line per method, readable in gray print too."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from elite_pl.studies.read import HIDDEN_SHARE, ORIGIN, REPEATS, SETTING, Run, g
 AXES = ("pollution", "label_ratio", "method.meta_scale")  # of Figures 3 to 6
 # Of Figure 7 (a, b), as their axes are called. The hinge is in units of Ω: only over C does it compare methods.
 MEASURES = {"test/auroc": "ROC AUC (%)", "labeled/loss": "labeled loss $L_v / C$"}
-# What else a split may change, and the axis that is meant to.
+# Quantities of a split that may change along an axis, and the axis meant to change each, if any.
 _QUANTITIES = {HIDDEN_SHARE: "pollution", "data/unlabeled": "", "data/labeled": "label_ratio"}
 
-# What may differ between runs of one configuration, and what comes of it.
+# Facts that may differ between runs of one configuration, and their consequences.
 _BESIDE = {"threads": "their last digits may differ", "data/fingerprint": "they are not of the same data"}
 _LARGEST = 1e100  # number that is drawn; NaN is none
 _FEW = 5  # lines of a table that a note names; more are counted

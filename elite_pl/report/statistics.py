@@ -69,7 +69,7 @@ def confidence_interval(
 
     Args:
         values: (n,).
-        labels: As of `standard_error`.
+        labels: As in `standard_error`.
         level: Its coverage, in (0, 1).
 
     Returns:
@@ -85,13 +85,13 @@ def confidence_interval(
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """Two-sided p value of Wilcoxon's signed-rank test that differences are symmetric about 0.
+    """Two-sided p-value of Wilcoxon's signed-rank test that differences are symmetric about 0.
 
     Exact where ties allow it; differences of 0 are left out. It asks for no normal distribution (ROC AUC near 1 is
     skewed), and one class on which a rival collapses does not decide it, as it would in a paired t-test.
 
     Args:
-        differences: One a unit, (n,).
+        differences: One per unit, (n,).
 
     Returns:
         p; 1 if no difference is other than 0.
@@ -105,7 +105,7 @@ def signed_rank(differences: Sequence[float]) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p values for several comparisons; it holds however they depend on each other.
+    """Holm's step-down correction of p-values for several comparisons; it holds however they depend on each other.
 
     `p~_(k) = max_{j <= k} min(1, (m - j + 1) · p_(j))` for the k-th smallest of m.
 
@@ -154,7 +154,7 @@ def compare(differences: Sequence[float], labels: Sequence[Hashable]) -> Compari
     """Mean, confidence interval and significance of paired differences.
 
     Args:
-        differences: One a pair, (n,), n > 0.
+        differences: One per pair, (n,), n > 0.
         labels: The cluster of each pair, (n,), here the normal class.
 
     Returns:

@@ -224,7 +224,7 @@ def summary(runs: Sequence[Run], rows: Sequence[str], column: str | None, agains
 
 
 def corrected(rows: Sequence[Row], setting: Sequence[str]) -> list[Row]:
-    """The rows with the p values of each setting corrected together."""
+    """The rows with the p-values of each setting corrected together."""
     families: dict[tuple[str, ...], list[int]] = {}
     for i, row in enumerate(rows):
         if row.ahead and not math.isnan(row.ahead.p):
@@ -245,7 +245,7 @@ def changes(runs: Sequence[Run], keys: Sequence[str], origin: str) -> tuple[list
         origin: `study` or `commit`.
 
     Returns:
-        Header and lines of text; the p values of one pair of studies are corrected together.
+        Header and lines of text; the p-values of one pair of studies are corrected together.
     """
     rest = [key for key in keys if key != origin]
     shown = [key for key in rest if key == "method" or len(values_of(runs, key)) > 1]
@@ -277,7 +277,7 @@ def span(low: float, high: float, sign: str = "") -> str:
 
 
 def p_text(p: float) -> str:
-    """A p value of two digits, nothing where there is none."""
+    """A p-value of two digits, nothing where there is none."""
     return "" if math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
@@ -349,7 +349,7 @@ def summary_csv(rows: Sequence[Row]) -> str:
     return csv_text([*rows[0].values, *numbers, *ahead], lines)
 
 
-# What LaTeX takes for more than a letter; `[` and `*` after the end of a line belong to it.
+# Characters with a special meaning in LaTeX; `[` and `*` after the end of a line belong to it.
 _LATEX = str.maketrans(
     {special: rf"\{special}" for special in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}

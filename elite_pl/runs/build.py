@@ -36,7 +36,7 @@ from elite_pl.runs.identity import by_content, digest
 from elite_pl.runs.spec import RunSpec
 
 REHEARSED = 1000  # epochs at most that a schedule is tried for
-PER_CORE = 8  # processes, or threads, of a CPU; more are a slip of the keyboard
+PER_CORE = 8  # processes, or threads, of a CPU; more are likely a typo
 PRECISIONS = ("32", "32-true", "64", "64-true", "bf16-mixed")
 
 
@@ -77,7 +77,7 @@ def make_data(config: Config, arrays: Arrays | None = None, *, keep_features: bo
 
     Args:
         config: A checked configuration.
-        arrays: Data in memory, in the place of the source.
+        arrays: Data in memory, used instead of the source.
         keep_features: Whether features of given data are kept in the output directory, as those of the source are.
     """
     kept = Path(config.output_dir) / "features" if keep_features or arrays is None else None
@@ -148,7 +148,7 @@ def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
     """Returns the feature extractor of a frozen backbone; None for a backbone that is trained.
 
     Raises:
-        InputError: If the data are not as a network for others needs them, or there is no such network.
+        InputError: If the data do not suit a pretrained network, or there is no such network.
     """
     if config.backbone.get("_target_") != "elite_pl.models.pretrained_network":
         return None
@@ -221,10 +221,10 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
 
 
 def rehearse(detector: Detector, epochs: int) -> None:
-    """Refuses an optimizer or a schedule that cannot take the steps of a training: none of the weights moves.
+    """Refuses an optimizer or a schedule that cannot take the steps of a training, tried without moving any weight.
 
     Raises:
-        InputError: If one does; names its key.
+        InputError: If one cannot; names its key.
     """
     detector.configure_optimizers()  # of its own parameters
     weight = nn.Parameter(torch.zeros(2, 2))
@@ -235,7 +235,7 @@ def rehearse(detector: Detector, epochs: int) -> None:
         optimizer.step()
     if detector.make_scheduler is not None:
         schedule = detector.make_scheduler(optimizer)
-        rule = f"method.scheduler: {type(schedule).__name__} must take a step an epoch, without a metric"
+        rule = f"method.scheduler: {type(schedule).__name__} must take one step per epoch, without a metric"
         with input_errors(rule, kinds=(Exception,)):
             for _ in range(min(epochs, REHEARSED)):
                 optimizer.step()

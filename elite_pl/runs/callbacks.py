@@ -38,7 +38,7 @@ class SameRun(pl.Callback):
         start = "resumed" if trainer.ckpt_path else "from the start"
         runs = distributed.all_gather_objects(f"{self.directory} {start}")
         if len(set(runs)) > 1:
-            raise TrainingError("the processes are not of one run: " + "; ".join(sorted(set(runs))))
+            raise TrainingError("the processes do not belong to one run: " + "; ".join(sorted(set(runs))))
         self.at_sigterm = signal.getsignal(signal.SIGTERM)  # before Lightning sets its own
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,7 +48,7 @@ class SameRun(pl.Callback):
 
 
 class History(pl.Callback):
-    """Writes `history.csv`, a row an epoch of all that was logged; a checkpoint keeps the rows.
+    """Writes `history.csv`, a row per epoch of all that was logged; a checkpoint keeps the rows.
 
     Args:
         path: The file.

@@ -145,7 +145,7 @@ def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
     """
     if data.preprocessing.feature_map is not None:
         raise InputError(
-            f"feature_map: method={auto.name} gives each candidate one of its own; feature_map=none is right"
+            f"feature_map: method={auto.name} gives each candidate one of its own; expected feature_map=none"
         )
     kind = kind_of(data)
     for group in (kind, f"{kind}_unlabeled"):

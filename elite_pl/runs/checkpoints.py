@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints beside their place, where Lightning writes through the folder of temporary files."""
+    """Writes checkpoints atomically in their own folder; Lightning would go through the system's temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """See `atomic_write`."""

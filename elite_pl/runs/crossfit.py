@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 class CrossFit:
     """Shares of the training samples by networks that were not trained on them.
 
-    Scores of different networks do not compare. So a sample counts by its share: which share of the unlabeled samples
-    that the *same* network was trained on has a lower score. A detector that was trained on all of them knows their
-    scores, so that a share means a score of its own; and what it has fitted of them is allowed for, since the sample
-    itself is new, as those are that the detector will be asked about.
+    Scores of different networks are not comparable. So a sample is represented by its share: the share of the
+    unlabeled samples in the training set of the *same* network that score lower. The final detector turns a share into
+    a score through its own scores of the unlabeled samples. The sample is new to its network, as future samples will be
+    to the detector, so the share also accounts for how far a network fits its training samples.
 
     Attributes:
         labeled: Shares of the labeled samples, in (0, 1), float64 of shape (M,); NaN for the only one of its kind,

@@ -28,7 +28,7 @@ FEW = 5  # names in one line
 
 
 class Doubts(NamedTuple):
-    """How far the other labels speak against each, by detectors that were not trained on it.
+    """The evidence of the other labels against each label, from detectors that were not trained on it.
 
     Attributes:
         share: Of the unlabeled samples that score lower, see `CrossFit.labeled`, shape (M,).
@@ -130,7 +130,7 @@ def cross_fitted(settings: Threshold, found: CrossFit, label: Tensor, unlabeled:
 
 
 def fitted(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> Decision:
-    """The best cut between the labels that the detector was trained on; arguments as of `choose_threshold`."""
+    """The best cut between the labels that the detector was trained on; arguments as in `choose_threshold`."""
     chosen = choose_threshold(labeled, label, unlabeled)
     return Decision(chosen, facts={"threshold": chosen, "threshold/scores": "fitted"})
 
@@ -140,7 +140,7 @@ def assumed(settings: Threshold, labeled: Tensor, label: Tensor, unlabeled: Tens
 
     Args:
         settings: The keys of `threshold`.
-        labeled: As of `choose_threshold`, and so are `label` and `unlabeled`.
+        labeled: As in `choose_threshold`, and so are `label` and `unlabeled`.
         label: See there.
         unlabeled: See there.
         reason: Why nothing was.
@@ -179,9 +179,7 @@ def doubted(doubts: Doubts, data: PollutedData) -> dict[str, int]:
         index = data.split.labeled[doubted.numpy()]
         names = index if data.arrays.ids_train is None else data.arrays.ids_train[index]
         few = ", ".join(map(str, names[:FEW])) + (", …" if len(names) > FEW else "")
-        log.info(
-            "look again at %d of %d labels, which lie among those of the other kind: %s", len(names), len(label), few
-        )
+        log.info("check %d of %d labels, which rank among those of the other kind: %s", len(names), len(label), few)
     return facts
 
 
@@ -190,7 +188,7 @@ def said(
 ) -> list[str]:
     """Describes a decision, in lines to print."""
     return [
-        f"hidden anomalies: about {_percent(hidden)} of the unlabeled samples, by {labels} labels that were held out",
+        f"hidden anomalies: about {_percent(hidden)} of the unlabeled samples, estimated from {labels} held-out labels",
         f"threshold {threshold:.4g} ({settings.rule}): flags about {_percent(alarms)} of samples like the unlabeled "
         f"ones; of these about {_percent(precision)} are anomalies",
     ]
@@ -209,7 +207,7 @@ def _cross_fit(spec: RunSpec, detector: BaseDetector, data: PollutedData, settin
     counts = [int((data.labeled_y == label).sum()) for label in (1, -1)]
     if min(counts) < settings.fewest:
         few = "{} normal and {} anomalous labels".format(*counts)
-        raise LabelError(f"{few}; from {settings.fewest} of each on some can be held out")
+        raise LabelError(f"{few}; holding some out takes at least {settings.fewest} of each")
     if len(data.unlabeled) < 2 * folds:
         raise LabelError(f"only {len(data.unlabeled)} unlabeled samples")
     log.info("cross-fitting: %d trainings, each without a part of the samples", folds)

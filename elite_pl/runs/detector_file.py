@@ -88,7 +88,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _unpacked(path: Path) -> Any:
     """Loads the content that `torch.save` wrote to a file."""
     if not path.is_file():
-        raise ValueError(f"{'is not a' if path.exists() else 'no such'} file; the path of a detector.pt is right")
+        raise ValueError(f"{'is not a' if path.exists() else 'no such'} file; expected the path of a detector.pt")
     with path.open("rb") as file:
         try:
             _check_archive(file)
@@ -343,7 +343,7 @@ def _is_feature_map(value: Any, like: Any, shape: list[int]) -> bool:
     )
 
 
-# What there is of a score, be it the only one or one of several.
+# Entries of a score, whether it is the only one or a member of a mixture.
 OF_A_SCORE: dict[str, Callable[[Any], bool]] = {
     "network": lambda value: value is None or _is_part(value),
     "score": _is_part,

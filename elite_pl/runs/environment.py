@@ -21,7 +21,7 @@ def _version(package: str) -> str:
 def _commit() -> str:
     """The commit of the checkout that this file is part of; '' if there is none.
 
-    It ends with `-dirty` if code or configuration were edited since. Results that were are no matter.
+    It ends with `-dirty` if code or configuration has been edited since; edited results do not count.
     """
     here = Path(elite_pl.__file__).resolve()
 

@@ -42,14 +42,14 @@ class EliteDetector(OutlierMixin, BaseEstimator):
     >>> pipeline.predict([[0.0, 0.0], [5.0, 5.0]])
     array([ 1, -1])
 
-    Without labels `method=None` is an isolation forest: it takes anomalies for few and far from the rest, and 5 % for
-    their share, unless `contamination` says another one.
+    Without labels `method=None` is an isolation forest: it assumes that anomalies are few and far from the rest, and
+    that their share is 5 % unless `contamination` sets another one.
 
     Args:
         method: The name of a method, such as `"deep_sad"`; None for the recommended one.
         random_state: Of the initial network and the order of batches: a number as `seed` of `elite_pl.fit`, or what
             else scikit-learn takes.
-        overrides: Other settings, as of `elite_pl.fit`.
+        overrides: Other settings, as in `elite_pl.fit`.
         contamination: Share of the training samples that get -1, in (0, 0.5]; None for the detector's own threshold.
 
     Attributes:
@@ -74,7 +74,7 @@ class EliteDetector(OutlierMixin, BaseEstimator):
         """Trains the detector.
 
         Args:
-            X: Samples: vectors (n, features), also as a data frame or a sparse matrix, or images as of `elite_pl.fit`.
+            X: Samples: vectors (n, features), also as a data frame or a sparse matrix, or images as in `elite_pl.fit`.
             y: Taken for `labels` where it holds nothing but 1, -1 and 0, and a -1 among them; otherwise it is not used.
             labels: The label of each sample, shape (n,): 1 normal, -1 an anomaly, 0 unlabeled; None if none is labeled.
 
@@ -103,7 +103,7 @@ class EliteDetector(OutlierMixin, BaseEstimator):
         return self
 
     def fit_predict(self, X: Any, y: Any = None, *, labels: ArrayLike | None = None) -> np.ndarray:  # noqa: N803
-        """Trains the detector, and judges the same samples; arguments as of `fit`, returns as of `predict`."""
+        """Trains the detector, and judges the same samples; arguments as in `fit`, returns as in `predict`."""
         return self.fit(X, y, labels=labels).predict(X)
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
@@ -122,11 +122,11 @@ class EliteDetector(OutlierMixin, BaseEstimator):
         return -self.detector_.score(self._samples(X, reset=False))
 
     def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
-        """`score_samples(X) - offset_`: negative for anomalies; arguments and errors as of `score_samples`."""
+        """`score_samples(X) - offset_`: negative for anomalies; arguments and errors as in `score_samples`."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Tells anomalies (-1) from normal samples (1); arguments and errors as of `score_samples`.
+        """Tells anomalies (-1) from normal samples (1); arguments and errors as in `score_samples`.
 
         Returns:
             int64 of shape (n,).

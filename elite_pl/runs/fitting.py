@@ -26,7 +26,7 @@ from elite_pl.runs.trained import TrainedDetector
 
 RECOMMENDED = "auto"  # for data of one's own
 
-# What the arguments say themselves, and what belongs to the command.
+# Keys that the arguments of `fit` set, and keys of the command alone.
 NOT_HERE = {"dataset", "dataset.path", "dataset.labels", "dataset.source", "method", "seed"}
 NOT_HERE |= {"experiment", "hydra", "logger", "output_dir", "reuse", "study"}
 
@@ -88,16 +88,16 @@ def _arrays(x: ArrayLike, y: ArrayLike) -> Arrays:
     """
     samples, labels = to_array("x", x), to_array("y", y)
     if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError("y holds NaN; 0 is right for samples that are not labeled")
+        raise ValueError("y holds NaN; expected 0 for samples that are not labeled")
     if labels.dtype.kind not in "iuf":
-        raise ValueError(f"y is of type {labels.dtype}; 1 (normal), -1 (anomaly) and 0 (unlabeled) are right")
+        raise ValueError(f"y is of type {labels.dtype}; expected 1 (normal), -1 (anomaly) and 0 (unlabeled)")
     labels = to_labels("y", labels)
     if samples.ndim == 0 or len(samples) != len(labels):
-        raise ValueError(f"x has shape {samples.shape} and y {labels.shape}; a label for each sample is right")
+        raise ValueError(f"x has shape {samples.shape} and y {labels.shape}; expected a label for each sample")
     if 0 in samples.shape:
         raise ValueError(f"x has shape {samples.shape}, which is empty")
     if strange := sorted(set(labels.tolist()) - {1, -1, 0}):
-        raise ValueError(f"y holds {strange[0]}; 1 (normal), -1 (anomaly) and 0 (unlabeled) are right")
+        raise ValueError(f"y holds {strange[0]}; expected 1 (normal), -1 (anomaly) and 0 (unlabeled)")
     if (unlabeled := int((labels == 0).sum())) < 2:
         raise ValueError(f"y has {unlabeled} unlabeled samples (0); training needs at least 2 beside the labeled ones")
     raw_shape, samples = samples.shape[1:], to_samples("x", samples)

@@ -15,7 +15,7 @@ from elite_pl.data.sources.images import content as folder_content
 from elite_pl.data.sources.torchvision_sets import copy_of
 from elite_pl.errors import input_errors
 
-# What a run may be called, where it may lie and how it may be watched without being another run.
+# Keys that do not change the identity of a run: its name and place, and how it is logged and observed.
 BOOKKEEPING = (
     "study",
     "output_dir",
@@ -34,8 +34,8 @@ BOOKKEEPING = (
 # The keys of a data set that name a file or folder of one's own.
 PATHS = ("path", "labels_file", "labels_path", "test_path", "test_labels_path")
 
-# Keys that are younger than commit 31a127d, and the value of each that stands for what was done before: with it, a run
-# has the hash that it had then.
+# Keys added since commit 31a127d, each with the value that reproduces the earlier behavior: with it, a run keeps the
+# hash that it had then.
 BEFORE: dict[str, object] = {
     "labeled_anomaly_classes": None,
     "label_noise": 0.0,
@@ -68,7 +68,7 @@ BEFORE: dict[str, object] = {
     },
 }
 
-# Values that are younger, each with the one that does the same wherever that was possible before.
+# Values added since, each with the older one that is equivalent wherever that one was allowed.
 ALIASES: dict[str, dict[object, object]] = {"method.contamination": {"auto": "given"}}
 
 

@@ -154,7 +154,7 @@ class InterruptionError(TrainingError):
 
 
 def in_main_thread() -> bool:
-    """Returns whether this thread may say what happens at a signal."""
+    """Returns whether this thread may install signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -193,7 +193,7 @@ def _cause(codes: list[int | None], errors: Any) -> Exception:
         if code is not None and code < 0:
             how = signal.Signals(-code).name
             return TrainingError(
-                f"process {number} of {len(codes)} died ({how}); the same command goes on from the last epoch"
+                f"process {number} of {len(codes)} died ({how}); the same command resumes from the last epoch"
             )
     return first or TrainingError(f"the processes ended with the codes {codes}")
 

@@ -15,7 +15,7 @@ COMPILER = "torch._dynamo"
 
 
 def put_off_the_compiler() -> None:
-    """Puts a stand-in in the place of `torch._dynamo`, unless that is there already."""
+    """Replaces `torch._dynamo` with a stand-in, unless it has been imported already."""
     import torch
 
     if COMPILER not in sys.modules:

@@ -44,7 +44,7 @@ _MODES = {
 }
 _ANSWER_SECONDS = 2.0
 AUDITED = 100  # samples of the audit that are shown
-OF_ALL = ("elite_pl.data.digits", "elite_pl.data.torchvision_set")  # data that are nobody's own
+OF_ALL = ("elite_pl.data.digits", "elite_pl.data.torchvision_set")  # public data sets
 
 
 def _answers(url: str) -> bool:
@@ -92,7 +92,7 @@ def wandb_mode(requested: str | None) -> str:
         requested: The setting, or None for `WANDB_MODE`; without that, what is possible.
 
     Returns:
-        `online`, `offline` or `disabled`. Who asks for `online` in vain gets `offline` and a line that says why.
+        `online`, `offline` or `disabled`. Where `online` is not possible, `offline`; a log line says why.
 
     Raises:
         InputError: If there is no such mode.

@@ -56,7 +56,7 @@ class PyodDetector(BaseDetector):
         """Trains the detector.
 
         Args:
-            X: Samples, as of `EliteDetector.fit`.
+            X: Samples, as in `EliteDetector.fit`.
             y: The label of each, shape (n,): 1 an anomaly, 0 unlabeled; None if none is labeled.
 
         Returns:

@@ -25,7 +25,7 @@ AUROC = "test/auroc"  # the metric that a study is about
 AVERAGE_PRECISION = "test/average_precision"
 ROWS = 10_000  # of a table, at a time
 Column = Callable[[slice], list[Any]]  # some rows of a column of a table
-# What the names of metrics begin with that a report calculates with.
+# Prefixes of the metrics that a report calculates with.
 _NUMBERS = ("test/", "audit/", "train/seconds", "train/margin", "data/test", "data/pollution_unlabeled")
 
 

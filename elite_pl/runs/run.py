@@ -52,8 +52,8 @@ ENOUGH = 10_000  # samples that tell the units of all
 def run(spec: RunSpec) -> dict[str, Any] | None:
     """Trains and evaluates one detector, and fills its run directory.
 
-    A run that was interrupted goes on from its `last.ckpt`. Of several processes that make a run each comes
-    through here, and the first one writes.
+    An interrupted run resumes from its `last.ckpt`. If several processes train one run, each of them executes this
+    function, and the first one writes the files.
 
     Args:
         spec: The run.
@@ -151,7 +151,7 @@ def learn(
     history: History,
     going_on: Path | None = None,
 ) -> CrossFit | None:
-    """Trains a detector, or all that it is made of; the rest as of `fit` and `train_candidates`."""
+    """Trains a detector, or all that it is made of; the rest as in `fit` and `train_candidates`."""
     if not isinstance(detector, Auto):
         fit(detector, data, trainer, history, going_on)
         return None
@@ -188,7 +188,7 @@ def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
 
     Args:
         data: The data.
-        facts: As of `describe`.
+        facts: As in `describe`.
     """
     method = "{method} on {backbone}".format(**facts)
     if data.arrays.labels != "known":

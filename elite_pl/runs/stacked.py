@@ -1,7 +1,7 @@
 """Several detectors that differ in their data and their seed, trained as one: a step costs little more than one's.
 
 Each has the order of batches, the labels, the margin, the center, the statistics and the moments of the optimizer that
-it has alone, and ends up equal to rounding. Nobody watches the steps: there are no curves and no checkpoints.
+it has alone, and ends up equal to rounding. The steps are not logged: there are no curves and no checkpoints.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,7 @@ class StackedData(pl.LightningDataModule):
         self.arrays, self.batch_size = data[0].arrays, data[0].batch_size
 
     def in_random_order(self, *purpose: object) -> Iterator[Tensor]:
-        """Yields batches as of `PollutedData`, of shape (k, n, ...)."""
+        """Yields batches as in `PollutedData`, of shape (k, n, ...)."""
         for batches in zip(*(data.in_random_order(*purpose) for data in self.data), strict=True):
             yield torch.stack(batches)
 
@@ -80,7 +80,7 @@ class StackedData(pl.LightningDataModule):
 
 
 class StackedBatches:
-    """The batches of one epoch; arguments as of `StackedData` and `TrainingBatches`."""
+    """The batches of one epoch; arguments as in `StackedData` and `TrainingBatches`."""
 
     def __init__(self, data: Sequence[PollutedData], detectors: Sequence[Detector], epoch: Callable[[], int]) -> None:
         self.each, self.detectors = [TrainingBatches(own, epoch) for own in data], detectors

@@ -133,7 +133,7 @@ class TrainedDetector(nn.Module):
         return scores
 
     def predict(self, x: Any) -> np.ndarray:
-        """Tells anomalies (-1, a score above `threshold`) from normal samples (1); arguments and errors as of `score`.
+        """Tells anomalies (-1, a score above `threshold`) from normal samples (1); arguments and errors as in `score`.
 
         Returns:
             int64 of shape (n,).
@@ -141,16 +141,16 @@ class TrainedDetector(nn.Module):
         return np.where(self.score(x) > self.threshold, -1, 1)
 
     def probability(self, x: Any) -> np.ndarray:
-        """The probability that each sample is an anomaly, if as many are as among the unlabeled samples of training.
+        """The probability that each sample is an anomaly, assuming the pollution of the unlabeled training samples.
 
         Args:
-            x: As of `score`.
+            x: As in `score`.
 
         Returns:
             In [0, 1], float64 of shape (n,), rising with the score.
 
         Raises:
-            ValueError: As of `score`, and if the detector has none: its training has held no labeled sample out.
+            ValueError: As in `score`, and if there is no calibration because training held no labels out.
         """
         if self.calibration is None:
             raise ValueError("this detector has no probabilities: labels were not held out in its training")
@@ -187,7 +187,7 @@ class TrainedDetector(nn.Module):
         detector_file.write(path, content)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainedDetector:
-        """A copy in memory: by its pickle one that needs weights or constructors from elsewhere could not be made."""
+        """A copy in memory: the pickle cannot rebuild a detector that needs external weights or constructors."""
         made = memo[id(self)] = type(self).__new__(type(self))
         made.__dict__ = copy.deepcopy(self.__dict__, memo)
         return made

@@ -16,7 +16,7 @@ from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.runs.callbacks import History
 
-ENDS_EARLY = "trainer: ends before its first epoch does; give max_steps or max_time more room"
+ENDS_EARLY = "trainer: stops before the first epoch ends; increase max_steps or max_time"
 
 
 def fit(
@@ -28,7 +28,7 @@ def fit(
         detector: The detector.
         data: Its training data.
         trainer: Trains it by gradient; a method that has none only logs to its logger.
-        history: Gets a row an epoch; one in all from a method without a gradient.
+        history: Gets a row per epoch; one in all from a method without a gradient.
         going_on: The checkpoint of a run that was interrupted.
 
     Raises:
@@ -77,7 +77,7 @@ def note(
     epochs: int = 1,
     steps: int = 1,
 ) -> None:
-    """Adds to the curves the one row of a detector whose epochs were not watched; other arguments as of `fit`.
+    """Adds to the curves the one row of a detector whose epochs were not watched; other arguments as in `fit`.
 
     Args:
         detector: The detector, which is trained.

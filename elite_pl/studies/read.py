@@ -236,7 +236,7 @@ def shortened(left_out: Sequence[str], words: str = "left out") -> list[str]:
 
 
 def write_cells(path: Path, runs: Iterable[Run]) -> None:
-    """Keeps runs in one file, a line a run: its metrics, and its config without what does not make another run."""
+    """Keeps runs in one file, a line per run: its metrics, and its config without what does not make another run."""
     lines = []
     for run in runs:
         left_out = (*IGNORED, "dataset.path")  # a place on one machine; the fingerprint tells the data
@@ -349,7 +349,7 @@ def common_and_different(runs: Sequence[Run]) -> tuple[dict[str, Any], dict[str,
 
 
 def data_frame(*studies: str | Path, keep_copies: bool = False) -> pandas.DataFrame:
-    """Studies as one data frame, a row a run.
+    """Studies as one data frame, a row per run.
 
     Args:
         studies: OUTPUT_DIR/STUDY, or a file of cells, as in `python -m elite_pl.report`.

@@ -58,7 +58,7 @@ def finished_elsewhere(places: Sequence[str]) -> dict[str, Finished]:
 
 
 def adopt(run: Finished, spec: RunSpec) -> dict[str, Any] | None:
-    """Makes a finished run a part of a study: its files are copied as far as there are any, and nothing is made up.
+    """Adds a finished run to a study: copies those of its files that exist, and makes up no others.
 
     Args:
         run: The run, which has the same hash.
@@ -66,7 +66,7 @@ def adopt(run: Finished, spec: RunSpec) -> dict[str, Any] | None:
 
     Returns:
         The content of `metrics.json` then: that of the run, its commit too, and `reused_from`; None if it cannot be
-        copied, of which nothing is left then.
+        copied, and nothing is left behind then.
     """
     directory = spec.directory
     fresh = not directory.exists()

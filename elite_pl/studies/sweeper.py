@@ -38,7 +38,7 @@ from elite_pl.studies.cells import ELSEWHERE, Outcome, claim, known
 from elite_pl.studies.reuse import Finished, finished_elsewhere
 
 log = logging.getLogger("elite_pl")
-# What cells that are trained together may differ in.
+# Keys in which cells that are trained together may differ.
 DIFFERENT = ("seed", "normal_class", "pollution", "label_ratio", "label_noise", "labeled_anomaly_classes", "n_train")
 
 Together = Callable[[Sequence[RunSpec]], Iterator[tuple[RunSpec, Outcome | str]]]

@@ -340,8 +340,8 @@ def test_nothing_labeled(command, photos):
 LABELS = {
     b"": ("its first line is empty", "path,label"),
     b"labeled/normal/00.png,normal\n": ("its first line is labeled/normal/00.png,normal",),
-    b"path,label,path\n": ("path,label is right, each once",),
-    b"path,label\nlabeled/normal/00.png\n": ("line 2 has not 2 values",),
+    b"path,label,path\n": ("expected path,label, each once",),
+    b"path,label\nlabeled/normal/00.png\n": ("line 2 does not have 2 values",),
     b"path,label\nlabeled/normal/00.png,good\nlabeled/normal/01.png,bad\n": ("holds bad, good", "normal, anomaly"),
     b"path,label\nnowhere.png,normal\n": ("1 of 1 are none of the images: nowhere.png",),
     b"path,label\ntest/normal/00.png,1\ntest/normal/00.png,-1\n": ("line 3 gives test/normal/00.png another label",),

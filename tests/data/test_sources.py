@@ -118,7 +118,7 @@ def test_strings_become_class_names(load, kind):
 
 def test_names_in_classes(load):
     assert load(**four(), classes=np.array(["cat", "dog"])).class_names == ("cat", "dog")
-    with pytest.raises(InputError, match="go beyond the 1 names in classes; 0 to 0 are right"):
+    with pytest.raises(InputError, match="go beyond the 1 names in classes; expected 0 to 0"):
         load(**four(), classes=np.array(["cat"]))
 
 
@@ -166,7 +166,7 @@ REFUSED = {
     "dates": (lambda: four(VECTORS.astype("datetime64[s]")), "x_train is of type datetime64"),
     "floats in 0..255": (lambda: four(GRAY.astype(float)), r"holds pixels from .* \[0, 1\]: scale them, or give uint8"),
     "negative floats": (lambda: four(GRAY / 255 - 0.5), "holds pixels from -0.5"),
-    "wide integers": (lambda: four(GRAY.astype(int) * 300), "in int64; 0 to 255 is right"),
+    "wide integers": (lambda: four(GRAY.astype(int) * 300), "in int64; expected 0 to 255"),
     "fractional labels": (lambda: four(y_train=Y + 0.5), "y_train .* does not hold whole numbers"),
     "labels in rows": (lambda: four(y_train=np.eye(20)), r"y_train has shape \(20, 20\)"),
     "kinds of labels": (lambda: four(y_test=np.array(["a", "b"] * 10)), "y_train and y_test are of different kinds"),
@@ -228,7 +228,7 @@ def test_files_that_are_no_npz(tmp_path):
 
 def test_settings_are_checked(tmp_path):
     path = write(tmp_path / "mine.npz", **four())
-    with pytest.raises(InputError, match=r"^dataset\.labels=guess: unknown; classes"):
+    with pytest.raises(InputError, match=r"^dataset\.labels=guess: must be classes"):
         npz(path, "guess", 0.3)
     for fraction in (0, 1, float("nan")):
         with pytest.raises(InputError, match=f"^dataset.test_fraction={fraction}: "):
@@ -395,7 +395,7 @@ def test_cifar10_npz(tmp_path, no_network):
     assert arrays.name == "cifar10-npz" and arrays.class_names == tuple(names)
     np.testing.assert_array_equal(arrays.x_train, x.transpose(0, 3, 1, 2))
     write(tmp_path / "cifar10.npz", **four(GRAY))
-    with pytest.raises(InputError, match=rf"^dataset.root={tmp_path}/cifar10.npz: .* uint8 \(3, 32, 32\) is right"):
+    with pytest.raises(InputError, match=rf"^dataset.root={tmp_path}/cifar10.npz: .* expected uint8 \(3, 32, 32\)"):
         torchvision_set("CIFAR10", str(tmp_path))
     write(tmp_path / "cifar10.npz", x_train=x)
     with pytest.raises(InputError, match=rf"^dataset.root={tmp_path}/cifar10.npz: no array y_train"):

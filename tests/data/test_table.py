@@ -239,7 +239,7 @@ def test_a_test_part_in_a_table_of_its_own():
     np.testing.assert_array_equal(arrays.x_test, arrays.x_train[:40])
     assert arrays.ids_test.tolist() == content["id"][:40]
     assert (arrays.y_test == np.where(HIDDEN[:40], -1, 1)).all()
-    assert arrays.notes[-1] == "passed over in dataset.test_path: more, which the training rows have not"
+    assert arrays.notes[-1] == "passed over in dataset.test_path: more, which the training rows lack"
 
 
 def test_a_file_of_labels_names_rows_by_their_ids():
@@ -302,9 +302,9 @@ def test_things_that_are_no_table():
         "folder.csv": ("is a folder",),
         "loop.csv": ("leads nowhere",),
         "own.xlsx": ("neither .csv nor .parquet",),
-        "garbage.parquet": ("a Parquet file is right",),
-        "empty.parquet": ("a Parquet file is right",),
-        "cut.parquet": ("a Parquet file is right",),
+        "garbage.parquet": ("expected a Parquet file",),
+        "empty.parquet": ("expected a Parquet file",),
+        "cut.parquet": ("expected a Parquet file",),
         "nested.parquet": ("column a is of type List", "dataset.drop_columns=[a]"),
     }.items():
         refused_by(lambda name=name: load(name), f"dataset.path={name}: ", *words)
@@ -335,7 +335,7 @@ def test_settings_that_are_wrong(settings, words):
     "change, words",
     [
         ({"age": None}, ("has no column age",)),
-        ({"age": ["old"] * N}, ("column age holds old where numbers are right",)),
+        ({"age": ["old"] * N}, ("column age holds old where numbers are expected",)),
         ({"day": [f"{i}.1.2024" for i in range(N)]}, ("column day holds 0.1.2024, 1.1.2024, 2.1.2024 and 197 more",)),
         ({"label": [""] * N}, ("200 of 200 test rows have no label",)),
         ({"label": ["normal"] * N}, ("all 200 test rows are normal",)),
@@ -354,7 +354,7 @@ def test_kinds_are_checked_in_arrays_too():
     nothing = {"a": np.array([None, None]), "d": np.array([np.nan, np.nan])}
     np.testing.assert_array_equal(encoding.transform(nothing), [[0, 0, 1]] * 2)
     for name, values in {"a": np.array(["x", "y"]), "d": np.array([1.0, 2.0])}.items():
-        with pytest.raises(ValueError, match=f"column {name} holds .* where .* are right"):
+        with pytest.raises(ValueError, match=f"column {name} holds .* where .* are expected"):
             encoding.transform(good | {name: values})
     with pytest.raises(ValueError, match="column a is of type complex128"):
         encoding.transform(good | {"a": np.array([1j, 2j])})

@@ -138,7 +138,7 @@ def test_rows_without_ids_have_their_numbers_in_the_file(call, of_table, small_p
     del content["id"], content["label"]
     write_csv("own.csv", content, ";")
     outcome = call(score.main, run / "detector.pt", "own.csv", "--shard", "2/2")
-    assert outcome.err == "passed over: column extra, which the training rows have not\n"
+    assert outcome.err == "passed over: column extra, which the training rows lack\n"
     assert [int(row["index"]) for row in rows(outcome.out)] == list(range(100, 200))
 
 
@@ -268,18 +268,18 @@ TYPED = {
     "d.pt own.csv -o own.csv": "is read, too",
     "nowhere.pt x.npy": "nowhere.pt: no such file",
     "x.npy x.npy": "x.npy: is not a detector file",
-    "d.pt nowhere": "nowhere: no such file; a folder of images, a table",
-    "d.pt x.docx": "x.docx: is by its name none of what is right",
+    "d.pt nowhere": "nowhere: no such file; expected a folder of images, a table",
+    "d.pt x.docx": "x.docx: has no known suffix; expected",
     "d.pt own.csv": "own.csv: is a table, and the detector was trained on arrays of 5",
     "d.pt photos": "photos: is of images, and the detector was trained on vectors of 5 features",
-    "d.pt fewer.npy": "fewer.npy: the array has shape (80, 4); (n, 5) is right",
+    "d.pt fewer.npy": "fewer.npy: the array has shape (80, 4); expected (n, 5)",
     "d.pt gaps.npy": "gaps.npy: the array holds 1 values that are NaN",
     "d.pt words.npy": "words.npy: the array is of type <U1",
     "d.pt objects.npy": "objects.npy: holds Python objects",
     "d.pt empty.npy": "empty.npy: has shape (0, 5), which is empty",
     "d.pt nothing.npy": "nothing.npy: is not a .npy file, or is damaged",
-    "d.pt one.npz": "one.npz: the array has shape (3,); (n, 5) is right",
-    "d.pt two.npz": "two.npz: holds a, b; one array, or one that is called x",
+    "d.pt one.npz": "one.npz: the array has shape (3,); expected (n, 5)",
+    "d.pt two.npz": "two.npz: holds a, b; expected one array, or one called x",
     "d.pt nothing.npz": "nothing.npz: is no npz file",
     "d.pt words.npz": "words.npz: is no npz file of numbers, or is damaged (x is no array)",
 }
@@ -319,8 +319,8 @@ def changed(name, values):
 
 TABLES = {
     "a missing column": (lambda content: content.pop("age"), "has no column age"),
-    "text in a column of numbers": (changed("age", ["old"] * ROWS), "column age holds old where numbers are right"),
-    "no dates": (changed("day", ["today"] * ROWS), "column day holds today where dates are right"),
+    "text in a column of numbers": (changed("age", ["old"] * ROWS), "column age holds old where numbers are expected"),
+    "no dates": (changed("day", ["today"] * ROWS), "column day holds today where dates are expected"),
     "infinite numbers": (changed("income", ["inf"] * ROWS), "column income holds infinite numbers"),
     "too many values": (changed("age", ["1,2"] * ROWS), "7 values in line 2, 6 in the first line"),
     "a short line": (lambda content: content["day"].__setitem__(150, "2024-01-01\nshort,1"), "5 values in line 152"),
@@ -346,7 +346,7 @@ def test_tables(call, of_table, small_parts, case):
 FILES = {
     "nothing.csv": (b"", "its first line is empty"),
     "latin.csv": (b"age,income,color,day,id\n1,2,b\xe4,2024-01-01,3\n", "is not UTF-8"),
-    "no.parquet": (b"PAR1 no", "a Parquet file is right"),
+    "no.parquet": (b"PAR1 no", "expected a Parquet file"),
     "x.npy": (b"", "is no table, and the detector was trained on one"),
 }
 
@@ -374,7 +374,7 @@ def test_folders(call, of_folder):
     assert outcome.code == 0 and outcome.err == "left out broken images (1): b.png (not an image)\n"
     assert [row["path"] for row in rows(outcome.out)] == ["inner/a.png"]
     np.save("x.npy", np.zeros((2, 16, 16), dtype=np.uint8))
-    refused(call(score.main, detector, "x.npy"), "x.npy: the array has shape (2, 16, 16); (n, 3, 16, 16) is right")
+    refused(call(score.main, detector, "x.npy"), "x.npy: the array has shape (2, 16, 16); expected (n, 3, 16, 16)")
     refused(
         call(score.main, detector, "photos", "--weights", "w.pt"),
         "--weights w.pt: the detector takes samples themselves",

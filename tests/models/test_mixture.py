@@ -73,5 +73,5 @@ def test_a_state_that_means_nothing_is_refused(monkeypatch):
     made = Mixture.of_plain([{}], state, torch.float64, {})
     assert float(made(torch.tensor([[1.0]], dtype=torch.float64))) == pytest.approx(np.log(101))
     for name, value in (("knots", state["knots"].flip(0)), ("scale", -state["scale"]), ("rarest", torch.zeros(1))):
-        with pytest.raises(ValueError, match="cannot be made again"):
+        with pytest.raises(ValueError, match="cannot be rebuilt"):
             Mixture.of_plain([{}], {**state, name: value}, torch.float64, {})

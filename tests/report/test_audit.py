@@ -178,7 +178,7 @@ def test_arrays_take_labels_by_index(tmp_path):
         with pytest.raises(ValueError, match=rf"labels\.csv: 1 of 1 are none of the samples: {word}"):
             npz(str(tmp_path / "own.npz"), "known", 0.3, str(labels))
     labels.write_text("path,label\n1,normal\n")
-    with pytest.raises(ValueError, match="index,label is right"):
+    with pytest.raises(ValueError, match=r"expected .*index,label"):
         npz(str(tmp_path / "own.npz"), "known", 0.3, str(labels))
 
 
@@ -300,7 +300,7 @@ def test_bad_input_gets_a_line(command, shown, photos, tmp_path):
         "index\n999\n": ("1 of 1 are no unlabeled or normal training samples: 999",),
         "path\nunlabeled/00.png\nunlabeled/none.png\n": ("1 of 2", "unlabeled/none.png"),
         "name\n1\n": ("its first line is name", "index or path"),
-        "index,path\n1\n": ("row 2 has not 2 values",),
+        "index,path\n1\n": ("row 2 does not have 2 values",),
         "": ("its first line is empty",),
         "path\n": ("names no sample",),
         "path,label\nunlabeled/00.png,anomaly\n": ("its column label", "dataset.labels_file"),

@@ -44,7 +44,7 @@ def test_labels_that_were_held_out_choose_the_threshold(command, own):
     assert 0.5 < found["threshold/alarms"] / hidden < 1.5
     assert found["crossfit/folds"] == 5 and found["labeled/auroc_cross_fitted"] > 0.8
     assert f"threshold {found['threshold']:.4g} (cost): flags about" in outcome.err
-    assert "hidden anomalies: about" in outcome.err and "20 labels that were held out" in outcome.err
+    assert "hidden anomalies: about" in outcome.err and "20 held-out labels" in outcome.err
 
     detector = elite_pl.load(outcome.directory / "detector.pt")
     assert detector.threshold == found["threshold"] and detector.alarms == found["threshold/alarms"]
@@ -91,7 +91,7 @@ def test_few_labels_are_not_held_out(command, own, labels, more, words):
     method = TREES if min(labels) else ("method=isolation_forest", "method.trees=10")
     outcome = command(*OWN, *method, *more)
     found, audit = read(outcome)
-    assert words in outcome.err and "can be held out" in outcome.err
+    assert words in outcome.err and "holding some out takes" in outcome.err
     assert found["threshold/scores"] == "fitted" and "crossfit/seconds" not in found
     if more:
         assert [row["verdict"] for row in audit].count("anomaly") == 60
@@ -110,7 +110,7 @@ def test_a_label_that_all_others_speak_against_is_named(command, tmp_path, own, 
     outcome = command(*OWN, *method)
     found, first = read(outcome)[0], labels_of(outcome)[0]
     assert found["labeled/doubted"] == 1 and "labeled/wrong" not in found
-    assert "look again at 1 of 21 labels, which lie among those of the other kind: 550" in outcome.err
+    assert "check 1 of 21 labels, which rank among those of the other kind: 550" in outcome.err
     assert first["index"] == "550" and first["label"] == "1" and float(first["contradiction"]) > 0.5
     assert [len(labels_of(outcome)), {row["label"] for row in labels_of(outcome)}] == [21, {"1", "-1"}]
 

@@ -65,12 +65,12 @@ def image_folder(
     if labels_file is not None and labels == "classes":
         raise InputError(f"dataset.labels_file={labels_file}: is for dataset.labels=known")
     with input_errors(f"dataset.path={path}"):
-        folder = existing(path, "a folder of images is right", folder=True)
+        folder = existing(path, "expected a folder of images", folder=True)
         names, others = image_names(folder)
         if labels_file is not None:
             others = [name for name in others if (folder / name).resolve() != Path(labels_file).expanduser().resolve()]
         if not names:
-            raise ValueError(f"no image in it; {', '.join(SUFFIXES)} are right")
+            raise ValueError(f"no image in it; expected {', '.join(SUFFIXES)}")
         if labels == "known":
             y, in_test = _known(np.array(names), labels_file)
         else:
@@ -116,7 +116,7 @@ def _classes(names: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.nd
     if not in_test.any():
         in_test[stratified(y, test_fraction)[1]] = True
         if not in_test.any():
-            raise ValueError("every class of train/ has one image only; two or more, or a folder test/")
+            raise ValueError("every class of train/ has one image only; give two or more, or a folder test/")
     if in_test.all():
         raise ValueError("no image in train/CLASS/; those in test/ are not learned from")
     return y, in_test

@@ -40,7 +40,7 @@ def image_names(folder: Path) -> tuple[list[str], list[str]]:
     """The files of a folder and of those in it, as paths relative to it, sorted: images by their names, and others.
 
     Raises:
-        ValueError: If there is no end to it, or what has the name of an image is no file.
+        ValueError: If symbolic links form a cycle, or something with the name of an image is not a file.
     """
     images: list[str] = []
     others: list[str] = []
@@ -108,7 +108,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Decodes an image.
 
     Of 16 bits the upper 8 are kept. Transparent images are laid over white. The image is stretched to the height and
-    width asked for; each of its pixels counts, so that a small one is no sample of a large one's.
+    width asked for; all of its pixels contribute: shrinking averages them instead of picking some.
 
     Args:
         path: Of the file.
@@ -172,7 +172,7 @@ def read_images(folder: Path, names: list[str], shape: tuple[int, int, int]) -> 
 
 
 def _attempts(function: Callable[[str], Any], names: list[str], what: str) -> Iterator[Any]:
-    """Yields what a function has for each name, or as text why it has nothing."""
+    """Yields the result of a function for each name, or the reason for its failure as text."""
     from PIL import Image
 
     def attempt(name: str) -> Any:
@@ -225,7 +225,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"its pixels are numbers of 32 bits ({image.mode}); 8 or 16 bits are right")
+            raise ValueError(f"its pixels are numbers of 32 bits ({image.mode}); expected 8 or 16 bits")
         return Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -13,7 +13,7 @@ from elite_pl.data.sources.user_data import Fraction, Labels, check_known, exist
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
-RIGHT = "a file that numpy.save writes is right"
+RIGHT = "expected a file that numpy.save writes"
 
 
 @checked
@@ -64,7 +64,7 @@ def npy(
     elif labels == "classes":
         in_train, in_test = stratified(y, test_fraction)
         if not len(in_test):
-            raise InputError(f"dataset.labels_path={labels_path}: every class has one sample only; two or more")
+            raise InputError(f"dataset.labels_path={labels_path}: every class has one sample only; give two or more")
         x, y, x_test, y_test = x[in_train], y[in_train], x[in_test], y[in_test]
     else:
         x_test, y_test = x[:0], y[:0]
@@ -90,7 +90,7 @@ def load_array(path: str, on_disk: bool) -> np.ndarray:
             array = np.load(file, mmap_mode="r" if on_disk else None, allow_pickle=False)
     except Exception as error:  # whatever the unpacking of a foreign file stumbles over
         if "Python objects" in str(error) or "Object arrays" in str(error):
-            raise ValueError("holds Python objects; one array of numbers without gaps is right") from None
+            raise ValueError("holds Python objects; expected one array of numbers without gaps") from None
         raise ValueError(f"is not a .npy file, or is damaged ({one_line(error)}); {RIGHT}") from error
     if not isinstance(array, np.ndarray):
         array.close()
@@ -103,7 +103,7 @@ def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
     with input_errors(f"dataset.{key}={path}"):
         x = load_array(path, on_disk=True)
         if 0 in x.shape or x.ndim < 2:
-            raise ValueError(f"has shape {x.shape}; (n, D) vectors or (n, H, W[, C]) images are right")
+            raise ValueError(f"has shape {x.shape}; expected (n, D) vectors or (n, H, W[, C]) images")
         to_samples("the array", x[:1])
         for rows in Rows(x).slices():
             to_samples("the array", x[rows])
@@ -118,7 +118,7 @@ def _labels(key: str, path: str, labels: str, n: int) -> np.ndarray:
         check_finite("the array", y)
         y = to_labels("the array", y)
         if len(y) != n:
-            raise ValueError(f"holds {len(y)} labels for {n} samples; one label a sample is right")
+            raise ValueError(f"holds {len(y)} labels for {n} samples; expected one label per sample")
         if labels == "known" and y.dtype.kind == "U":
             return known("the array", y.tolist())
         if labels == "known":

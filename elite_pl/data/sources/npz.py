@@ -34,11 +34,11 @@ def npz(path: str, labels: str, test_fraction: float, labels_file: str | None = 
         InputError: The file or an array in it is not as described.
     """
     if labels not in ("classes", "known"):
-        raise InputError(f"dataset.labels={labels}: unknown; classes (class ids or names) or known (1, -1, 0)")
+        raise InputError(f"dataset.labels={labels}: must be classes (class ids or names) or known (1, -1, 0)")
     if not 0 < test_fraction < 1:
-        raise InputError(f"dataset.test_fraction={test_fraction}: not a share; a number between 0 and 1")
+        raise InputError(f"dataset.test_fraction={test_fraction}: must be a number between 0 and 1")
     if not path:
-        raise InputError("dataset.path=null: no file is named; the path of an npz file")
+        raise InputError("dataset.path=null: must be the path of an npz file")
     if labels_file is not None and labels == "classes":
         raise InputError(f"dataset.labels_file={labels_file}: is for dataset.labels=known")
     file = Path(path).expanduser()
@@ -58,10 +58,10 @@ def read_npz(
     Args:
         path: Of the file.
         name: Of the data set.
-        labels: As of `npz`.
-        test_fraction: As of `npz`.
+        labels: As in `npz`.
+        test_fraction: As in `npz`.
         key: The key that names the file, for messages.
-        labels_file: As of `npz`.
+        labels_file: As in `npz`.
 
     Raises:
         InputError: As `npz`.
@@ -77,7 +77,7 @@ def read_npz(
         elif not parted and labels == "classes":
             in_train, in_test = stratified(y_train, test_fraction)
             if not len(in_test):
-                raise ValueError("every class of y has one sample only; two or more, or x_test and y_test")
+                raise ValueError("every class of y has one sample only; give two or more, or x_test and y_test")
             x_test, y_test, x_train, y_train = x_train[in_test], y_train[in_test], x_train[in_train], y_train[in_train]
         if labels_file is not None:
             y_train = relabeled(y_train, None, labels_file, "samples")
@@ -92,18 +92,18 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise ValueError("a pipe or a device, which has no end; the path of an npz file")
+            raise ValueError("a pipe or a device, which has no end; expected the path of an npz file")
         try:
             file = np.load(path, allow_pickle=False)
         except FileNotFoundError:
-            raise ValueError("no such file; the path of an npz file") from None
+            raise ValueError("no such file; expected the path of an npz file") from None
         except OSError as error:
             reason = error.strerror or one_line(error)
-            raise ValueError(f"cannot be read ({reason}); the path of an npz file") from error
+            raise ValueError(f"cannot be read ({reason}); expected the path of an npz file") from error
         except Exception as error:  # whatever the unpacking of a foreign file stumbles over
-            raise ValueError("not an npz file; one that numpy.savez writes") from error
+            raise ValueError("not an npz file; expected one that numpy.savez writes") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("a single array; an npz file with x_train, y_train, x_test, y_test is right")
+            raise ValueError("a single array; expected an npz file with x_train, y_train, x_test, y_test")
         self.file = file
 
     def __enter__(self) -> _Reader:
@@ -118,15 +118,15 @@ class _Reader:
     def read(self, key: str) -> np.ndarray:
         if not self.has(key):
             there = ", ".join(self.file.files) or "nothing"
-            raise ValueError(f"no array {key}; it holds {there}; x_train, y_train, x_test, y_test, or x, y are right")
+            raise ValueError(f"no array {key}; it holds {there}; expected x_train, y_train, x_test, y_test, or x, y")
         try:
             array = self.file[key]
         except Exception as error:  # as above
             if "allow_pickle" in str(error):
-                raise ValueError(f"{key} holds Python objects; one array of numbers without gaps is right") from None
+                raise ValueError(f"{key} holds Python objects; expected one array of numbers without gaps") from None
             raise ValueError(f"{key} is damaged ({one_line(error)}); write the file again") from error
         if not isinstance(array, np.ndarray):  # but the bytes of something else
-            raise ValueError(f"{key} is no array; a file that numpy.savez writes is right")
+            raise ValueError(f"{key} is no array; expected a file that numpy.savez writes")
         check_finite(key, array)
         return array
 
@@ -136,9 +136,9 @@ class _Reader:
         """Reads samples and labels of the training or test set, and the shape in which a sample came."""
         x, y = self.read(x_key), to_labels(y_key, self.read(y_key))
         if x.ndim == 0 or len(x) != len(y):
-            raise ValueError(f"{x_key} has shape {x.shape} and {y_key} {y.shape}; one label a sample is right")
+            raise ValueError(f"{x_key} has shape {x.shape} and {y_key} {y.shape}; expected one label per sample")
         if may_be_empty and len(x) == 0:
             return x, y, x.shape[1:]
         if 0 in x.shape:
-            raise ValueError(f"{x_key} has shape {x.shape}, which is empty; at least one sample is right")
+            raise ValueError(f"{x_key} has shape {x.shape}, which is empty; expected at least one sample")
         return to_samples(x_key, x), y, x.shape[1:]

@@ -28,7 +28,7 @@ SEPARATORS = ",;\t|"
 DATES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%#z")
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 NOT_UTF8 = "is not UTF-8; save it as UTF-8"
-RIGHT = "the path of a CSV or Parquet file is right"
+RIGHT = "expected the path of a CSV or Parquet file"
 
 
 @checked
@@ -43,7 +43,7 @@ def table(
     max_categories: Annotated[int, at_least(1)],
     test_fraction: Fraction,
 ) -> Arrays:
-    """Loads a table with a row a sample: numbers, words and dates, with gaps.
+    """Loads a table with a row per sample: numbers, words and dates, with gaps.
 
     See `Encoding` for what becomes of the columns; it is fitted on the training rows, whatever their labels. Labels and
     ids are no features.
@@ -89,7 +89,7 @@ def table(
     elif labels == "classes":
         in_train, in_test = stratified(y, test_fraction)
         if not len(in_test):
-            raise InputError(f"dataset.path={path}: every class has one row only; two or more, or dataset.test_path")
+            raise InputError(f"dataset.path={path}: every class has one row only; give more, or dataset.test_path")
         test_frame, y_test, ids_test = frame[in_test], y[in_test], None if ids is None else ids[in_test]
         frame, y, ids = frame[in_train], y[in_train], None if ids is None else ids[in_train]
     else:
@@ -110,7 +110,7 @@ def table(
     with input_errors(f"dataset.test_path={test_path}"):
         x_test = encoding.transform(columns_of(test_frame, encoding.kinds))
         if unknown := encoding.unknown(test_frame.columns):
-            notes.append(f"passed over in dataset.test_path: {some(unknown)}, which the training rows have not")
+            notes.append(f"passed over in dataset.test_path: {some(unknown)}, which the training rows lack")
     if labels == "known" and label_column is not None and set(np.unique(y)) == {0, 1}:
         notes.append(f"column {label_column}: 1 is normal and 0 unlabeled; an anomaly would be -1, and there is none")
     with input_errors(f"dataset.path={path}"):
@@ -145,7 +145,7 @@ def read_table(path: str) -> pl.DataFrame:
         frame = _read_csv(file)
     frame = cleaned(frame).filter(~pl.all_horizontal(pl.all().is_null()))
     if frame.is_empty():
-        raise ValueError("has no row with a value in it; a row a sample is right")
+        raise ValueError("has no row with a value in it; expected one row per sample")
     return frame
 
 
@@ -180,7 +180,7 @@ def parquet_errors() -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"cannot be read ({first_line(error)}); a Parquet file is right") from error
+        raise ValueError(f"cannot be read ({first_line(error)}); expected a Parquet file") from error
 
 
 def cleaned(frame: pl.DataFrame) -> pl.DataFrame:
@@ -231,11 +231,11 @@ def csv_header(path: Path) -> tuple[str, list[str]]:
         raise ValueError(f"is no CSV file ({first_line(error)})") from error
     names = [name or f"unnamed_{i}" for i, name in enumerate(names)]
     if not first.strip():
-        raise ValueError("its first line is empty; one with the names of the columns is right")
+        raise ValueError("its first line is empty; expected one with the names of the columns")
     if numbers := [name for name in names if re.fullmatch(r"-\d+|-?\d*\.\d+(e[+-]?\d+)?", name, re.IGNORECASE)]:
-        raise ValueError(f"its first line holds {some(numbers)}; one with the names of the columns is right")
+        raise ValueError(f"its first line holds {some(numbers)}; expected one with the names of the columns")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"has more than one column {some(twice)}; each name once is right")
+        raise ValueError(f"has more than one column {some(twice)}; expected each name once")
     return separator, names
 
 
@@ -261,7 +261,7 @@ def check_lines(lines: Iterable[str], separator: str, width: int, before: int = 
     for row in reader:
         if row and len(row) != width:
             found = f"{len(row)} values in line {before + reader.line_num}, {width} in the first line"
-            raise ValueError(f"{found}; as many in each are right")
+            raise ValueError(f"{found}; expected as many in each")
 
 
 def first_line(error: Exception) -> str:
@@ -288,11 +288,11 @@ def texts(frame: pl.DataFrame, name: str, key: str) -> list[str | None]:
     try:
         return frame[name].cast(pl.String).to_list()
     except pl.exceptions.PolarsError:
-        raise ValueError(f"column {name} is of type {frame[name].dtype}; words or whole numbers are right") from None
+        raise ValueError(f"column {name} is of type {frame[name].dtype}; expected words or whole numbers") from None
 
 
 def row_ids(frame: pl.DataFrame, id_column: str) -> list[str]:
-    """Returns the ids of the rows of a table; arguments and errors as of `texts`."""
+    """Returns the ids of the rows of a table; arguments and errors as in `texts`."""
     return [text or "" for text in texts(frame, id_column, "id_column")]
 
 
@@ -300,7 +300,7 @@ def _classes(what: str, words: list[str | None]) -> np.ndarray:
     """Classes: whole numbers if all are, else words."""
     there = [word for word in words if word is not None]
     if len(there) < len(words):
-        raise ValueError(f"{what} is empty in {len(words) - len(there)} of {len(words)} rows; a class in each is right")
+        raise ValueError(f"{what} is empty in {len(words) - len(there)} of {len(words)} rows; expected a class in each")
     if all(re.fullmatch(r"[+-]?\d{1,18}(\.0)?", word) for word in there):
         return np.array([int(word.removesuffix(".0")) for word in there], dtype=np.int64)
     return np.array(there)
@@ -354,10 +354,10 @@ def _column(column: pl.Series, kind: str | None) -> np.ndarray | Coded:
                 break
             if kind:
                 shown = some(wrong.unique(maintain_order=True).to_list(), 3)
-                raise ValueError(f"column {column.name} holds {shown} where {kind} are right")
+                raise ValueError(f"column {column.name} holds {shown} where {kind} are expected")
     dtype = column.dtype
     if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
-        right = f"numbers, words, dates and booleans are right; dataset.drop_columns=[{column.name}] leaves it out"
+        right = f"expected numbers, words, dates or booleans; dataset.drop_columns=[{column.name}] leaves it out"
         raise ValueError(f"column {column.name} is of type {dtype}; {right}")
     if kind == "words" or dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
         return _coded(column.cast(pl.String))

@@ -116,10 +116,10 @@ def _checked(name: str, arrays: Arrays) -> Arrays:
     """
     if arrays.x_train.shape[1:] != _SHAPES[name] or arrays.x_train.dtype != np.uint8:
         found = f"{arrays.x_train.dtype} {arrays.x_train.shape[1:]}"
-        raise ValueError(f"images are {found}, channels first; uint8 {_SHAPES[name]} is right")
+        raise ValueError(f"images are {found}, channels first; expected uint8 {_SHAPES[name]}")
     labels = np.concatenate([arrays.y_train, arrays.y_test])
     if labels.min() < 0 or labels.max() > 9:
-        raise ValueError(f"labels are from {labels.min()} to {labels.max()}; 0 to 9 are right")
+        raise ValueError(f"labels are from {labels.min()} to {labels.max()}; expected 0 to 9")
     return arrays
 
 

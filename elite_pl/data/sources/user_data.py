@@ -22,7 +22,7 @@ MEANING = {
     **dict.fromkeys(("anomaly", "-1", "-1.0"), ANOMALY),
     **dict.fromkeys(("", "unlabeled", "0", "0.0"), UNLABELED),
 }
-RIGHT = "normal, anomaly or nothing are right, or 1, -1 and 0"
+RIGHT = "expected normal, anomaly or nothing, or 1, -1 and 0"
 
 
 def existing(path: str, right: str, folder: bool = False) -> Path:
@@ -87,10 +87,10 @@ def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
     if (unlabeled := np.count_nonzero(y_train == UNLABELED)) < 2:
         raise ValueError(f"{unlabeled} of {len(y_train)} training {samples} are unlabeled; training needs at least 2")
     if len(y_test) and (unlabeled := np.count_nonzero(y_test == UNLABELED)):
-        raise ValueError(f"{unlabeled} of {len(y_test)} test {samples} have no label; normal or anomaly is right")
+        raise ValueError(f"{unlabeled} of {len(y_test)} test {samples} have no label; expected normal or anomaly")
     if len(y_test) and len(np.unique(y_test)) < 2:
         kind = "normal" if y_test[0] == NORMAL else "anomalous"
-        raise ValueError(f"all {len(y_test)} test {samples} are {kind}; both kinds, or no test set")
+        raise ValueError(f"all {len(y_test)} test {samples} are {kind}; give both kinds, or no test set")
 
 
 def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: str) -> np.ndarray:
@@ -110,7 +110,7 @@ def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: 
     """
     with input_errors(f"dataset.labels_file={labels_file}"):
         keys = ("index",) if ids is None else ("path", "id")
-        given = _read(existing(labels_file, f"a CSV file with columns {keys[0]},label is right"), keys)
+        given = _read(existing(labels_file, f"expected a CSV file with columns {keys[0]},label"), keys)
         place: dict[str, list[int]] = {}
         for i, name in enumerate(map(str, range(len(y))) if ids is None else ids.tolist()):
             place.setdefault(name, []).append(i)
@@ -137,10 +137,10 @@ def _read(path: Path, allowed: Sequence[str]) -> dict[str, int]:
     keys = [name for name in allowed if name in header]
     if len(keys) != 1 or "label" not in header or len(set(header)) < len(header):
         raise ValueError(
-            f"its first line is {','.join(header)[:80] or 'empty'}; {allowed[0]},label is right, each once"
+            f"its first line is {','.join(header)[:80] or 'empty'}; expected {allowed[0]},label, each once"
         )
     if ragged := [line for line, row in rows if len(row) != len(header)]:
-        raise ValueError(f"line {ragged[0]} has not {len(header)} values, as the first line has")
+        raise ValueError(f"line {ragged[0]} does not have {len(header)} values, as the first line does")
     names, words = ([row[header.index(key)] for _, row in rows] for key in (keys[0], "label"))
     if keys == ["path"]:
         names = [str(PurePosixPath(name.replace("\\", "/"))) for name in names]
