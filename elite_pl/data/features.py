@@ -77,7 +77,7 @@ class FrozenFeatures(nn.Module):
         return torch.cat(found)
 
     def in_place_of_images(self, arrays: Arrays, split: Split, folder: Path | None, device: torch.device) -> Arrays:
-        """The arrays with features in the place of the images that a split uses; those of others may be NaN.
+        """The arrays with features instead of the images that a split uses; those of others may be NaN.
 
         Args:
             arrays: The data.

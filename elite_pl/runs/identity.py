@@ -142,7 +142,7 @@ def cross_fits(config: Mapping[str, Any]) -> bool:
 
 
 def by_content(node: Any, key: str) -> None:
-    """Puts the content of a file in the place of its path, if a node has such a key and there is such a file."""
+    """Replaces the path of a file with its content, if a node has such a key and there is such a file."""
     path = node.get(key) if isinstance(node, dict) else None
     if isinstance(path, str) and path and Path(path).expanduser().is_file():
         node[key] = _content(Path(path).expanduser())

@@ -87,7 +87,7 @@ def official_files(name: str, root: str) -> list[Path]:
 
 
 def copy_of(name: str, root: str) -> Path | None:
-    """The file that `torchvision_set` takes in the place of the official ones: `ROOT/cifar10.npz`, else None."""
+    """The file that `torchvision_set` takes instead of the official ones: `ROOT/cifar10.npz`, else None."""
     copy = Path(root).expanduser() / "cifar10.npz"
     return copy if name == "CIFAR10" and not official_files(name, root) and copy.is_file() else None
 
