@@ -299,6 +299,14 @@ class PollutedData(pl.LightningDataModule):
         index = getattr(self.split, part)
         return torch.as_tensor(is_anomaly(y[index], self.normal_class, self.arrays.labels))
 
+    @property
+    def picked(self) -> Tensor:
+        """Which labeled samples were picked, see `Arrays.picked_train`: bool, (m,), on the CPU."""
+        picked = self.arrays.picked_train
+        if picked is None:
+            return torch.zeros(len(self.labeled), dtype=torch.bool)
+        return torch.as_tensor(picked[self.split.labeled])
+
     def class_name(self, number: int) -> str:
         """The name of a class, or its number where it has none."""
         names = self.arrays.class_names

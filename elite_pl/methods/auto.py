@@ -122,7 +122,7 @@ class Auto(BaseDetector):
         Args:
             candidates: The candidates.
             kind: Their kind of data.
-            pollution: π; None where nothing was held out.
+            pollution: π; None where no labels were held out that tell it.
 
         Returns:
             Their weights.

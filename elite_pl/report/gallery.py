@@ -136,6 +136,7 @@ def gallery(run: AuditedRun, top: int) -> str:
             "index": index,
             "name": run.name(index),
             "label": "normal" if y == NORMAL else "anomaly",
+            "picked": run.arrays.picked_train is not None and bool(run.arrays.picked_train[index]),
             **({"picture": data_address(picture(run, index))} if images and index in near else {}),
         }
         for index, y in zip(run.split.labeled.tolist(), run.split.labeled_y.tolist(), strict=True)

@@ -25,7 +25,7 @@ from elite_pl.models.mixture import Member
 from elite_pl.models.recipe import Recipe
 from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs.build import given, make_detector
-from elite_pl.runs.crossfit import CrossFit, cross_fit, trained
+from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn, trained
 from elite_pl.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -75,24 +75,33 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         found = Candidate(name, prior, scaled_by, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
-    weights = auto.combine(candidates, kind_of(data), pollution(held, data.labeled_y) if held else None)
+    weights = auto.combine(candidates, kind_of(data), pollution(auto, held, data) if held else None)
     log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
     return together(auto, candidates, held) if held else None
 
 
-def pollution(held: list[CrossFit], label: Tensor) -> float:
+def pollution(auto: Auto, held: list[CrossFit], data: PollutedData) -> float | None:
     """Estimates the share of anomalies among the unlabeled samples, by all candidates alike.
 
     Args:
-        held: The cross-fitting of each, on the same folds.
-        label: +1 or -1 for each labeled sample.
+        auto: The method.
+        held: The cross-fitting of each candidate, on the same folds.
+        data: The data of the run.
+
+    Returns:
+        The share; None where too few labels tell it.
     """
 
     def rarity(part: str) -> Tensor:
         return torch.stack([-torch.log1p(-getattr(found, part)) for found in held]).mean(0)
 
     labeled, unlabeled = rarity("labeled"), rarity("unlabeled")
-    return posterior(share_below(labeled, unlabeled), label, share_below(unlabeled, unlabeled)).hidden.mean
+    mean = replace(held[0], labeled=share_below(labeled, unlabeled), unlabeled=share_below(unlabeled, unlabeled))
+    try:
+        random = drawn(mean, data.labeled_y.cpu(), data.picked, auto.fewest)
+    except LabelError:
+        return None
+    return random.hidden(posterior(random.labeled, random.label, random.pool).hidden.mean)
 
 
 def with_seeds(spec: RunSpec, data: PollutedData, seeds: int) -> Iterator[tuple[RunSpec, PollutedData]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from elite_pl import seeding
 from elite_pl.algorithm.calibration import share_below
 from elite_pl.data import splits
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.errors import LabelError
 from elite_pl.methods.base import BaseDetector, Detector
 from elite_pl.runs.build import make_detector, make_trainer, pretrained_file
 from elite_pl.runs.callbacks import History
@@ -46,6 +47,53 @@ class CrossFit:
     unlabeled: Tensor
     folds: int
     seconds: float
+
+
+class Drawn(NamedTuple):
+    """Cross-fitted shares as they tell how frequent anomalies are, by labels of samples that nobody picked.
+
+    Picked ones count among the unlabeled samples, as they did before somebody found them suspicious.
+
+    Attributes:
+        labeled: Shares of the labeled samples that were not picked, shape (m,).
+        label: Their labels, +1 or -1, shape (m,).
+        pool: Shares of the unlabeled samples and the picked ones, shape (n,).
+        found: How many of the picked ones are anomalies.
+        picked: How many were picked.
+    """
+
+    labeled: Tensor
+    label: Tensor
+    pool: Tensor
+    found: int
+    picked: int
+
+    def hidden(self, share: float) -> float:
+        """The share of anomalies among the unlabeled samples, by that of the pool."""
+        if not self.picked:
+            return share
+        return min(max((share * len(self.pool) - self.found) / (len(self.pool) - self.picked), 0.0), 1.0)
+
+
+def drawn(found: CrossFit, label: Tensor, picked: Tensor, fewest: int) -> Drawn:
+    """Parts cross-fitted samples by whether somebody picked them.
+
+    Args:
+        found: The samples.
+        label: Labels of the labeled ones, shape (M,).
+        picked: Which of these were picked, bool, shape (M,).
+        fewest: How many labels of a kind there must be that were not.
+
+    Raises:
+        LabelError: If there are fewer, and some were picked.
+    """
+    rest = label[~picked]
+    counts = [int((rest == kind).sum()) for kind in (1, -1)]
+    if picked.any() and min(counts) < fewest:
+        few = "{} normal and {} anomalous labels".format(*counts)
+        raise LabelError(f"{few} of samples that were not picked; an estimate takes {fewest} of each")
+    pool = torch.cat([found.unlabeled, found.labeled[picked]])
+    return Drawn(found.labeled[~picked], rest, pool, int((label[picked] < 0).sum()), int(picked.sum()))
 
 
 def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = True, cached: bool = False) -> CrossFit:

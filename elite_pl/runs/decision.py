@@ -18,7 +18,7 @@ from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import LabelError, TrainingError
 from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector
-from elite_pl.runs.crossfit import CrossFit, cross_fit
+from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn
 from elite_pl.runs.identity import cross_fits
 from elite_pl.runs.spec import RunSpec
 
@@ -85,7 +85,7 @@ def decide(
     else:
         try:
             held = held or _cross_fit(spec, detector, data, settings)
-            decision = cross_fitted(settings, held, label, unlabeled)
+            decision = cross_fitted(settings, held, label, unlabeled, data.picked)
         except (LabelError, TrainingError) as error:
             return assumed(settings, labeled, label, unlabeled, str(error))
     if held is None:
@@ -94,7 +94,7 @@ def decide(
     return replace(decision, facts=decision.facts | doubted(doubts, data), doubts=doubts)
 
 
-def cross_fitted(settings: Threshold, found: CrossFit, label: Tensor, unlabeled: Tensor) -> Decision:
+def cross_fitted(settings: Threshold, found: CrossFit, label: Tensor, unlabeled: Tensor, picked: Tensor) -> Decision:
     """The threshold by the rule of the settings.
 
     Args:
@@ -102,17 +102,23 @@ def cross_fitted(settings: Threshold, found: CrossFit, label: Tensor, unlabeled:
         found: What was cross-fitted.
         label: +1 or -1 for each labeled sample, shape (M,).
         unlabeled: The detector's own scores of the unlabeled samples, shape (N,).
+        picked: Which labeled samples were picked, see `drawn`, shape (M,).
+
+    Raises:
+        LabelError: If too few labels are left of samples that were not.
     """
-    curves = posterior(found.labeled, label, found.unlabeled)
+    random = drawn(found, label, picked, settings.fewest)
+    curves = posterior(random.labeled, random.label, random.pool)
     share = {
         "cost": lambda: curves.by_cost(settings.cost_missed, settings.cost_false_alarm),
         "false_alarm_rate": lambda: curves.by_false_alarm_rate(settings.false_alarm_rate),
         "contamination": lambda: curves.by_contamination(settings.contamination),
     }[settings.rule]()
-    alarms = _proportion(int((found.unlabeled > share).sum()), len(found.unlabeled))
+    alarms = _proportion(int((random.pool > share).sum()), len(random.pool))
+    hidden = Interval(*map(random.hidden, curves.hidden))
     chosen = float(at_share(unlabeled, torch.tensor([share], dtype=torch.float64)))
     auroc, auroc_error = metrics.roc_auc_with_error(found.labeled, label < 0)
-    for line in said(settings, chosen, alarms, curves.precision(share), curves.hidden, len(found.labeled)):
+    for line in said(settings, chosen, alarms, curves.precision(share), hidden, len(random.labeled)):
         log.info(line)
     facts = {
         "threshold": chosen,
@@ -120,7 +126,7 @@ def cross_fitted(settings: Threshold, found: CrossFit, label: Tensor, unlabeled:
         "threshold/rule": settings.rule,
         **_named("threshold/alarms", alarms),
         **_named("threshold/precision", curves.precision(share)),
-        **_named("audit/hidden_share", curves.hidden),
+        **_named("audit/hidden_share", hidden),
         "labeled/auroc_cross_fitted": auroc,
         "labeled/auroc_cross_fitted_error": auroc_error,
         "crossfit/folds": found.folds,

@@ -341,6 +341,7 @@ LABELS = {
     b"": ("its first line is empty", "path,label"),
     b"labeled/normal/00.png,normal\n": ("its first line is labeled/normal/00.png,normal",),
     b"path,label,path\n": ("expected path,label, each once",),
+    b"path,label,picked\nlabeled/normal/00.png,1,no\n": ("column picked holds no; expected yes or nothing",),
     b"path,label\nlabeled/normal/00.png\n": ("line 2 does not have 2 values",),
     b"path,label\nlabeled/normal/00.png,good\nlabeled/normal/01.png,bad\n": ("holds bad, good", "normal, anomaly"),
     b"path,label\nnowhere.png,normal\n": ("1 of 1 are none of the images: nowhere.png",),

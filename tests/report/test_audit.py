@@ -148,6 +148,7 @@ def test_rows_of_a_table_tell_what_is_odd(command, shown, tmp_path):
     far = {name: value for name, value, _ in odd["far"]}
     assert far["age"] == "90" and far["job=spy"] is None and "job=cook" not in far
     assert [sample["label"] for sample in data["labeled"]] == ["normal", "normal", "anomaly", "anomaly"]
+    assert not any(sample["picked"] for sample in data["labeled"])
     clean = rows(run / "clean.csv")
     assert clean[0].keys() == {"index", "id", "kept_by"} and clean[0]["id"] == "'=r1"  # no formula
     by_id = [{"id": row["id"]} for row in clean[:3]]
@@ -256,6 +257,8 @@ def test_a_person_goes_round_the_loop(command, shown, photos, tmp_path):
     for name, text in said["saved"].items():
         (tmp_path / name).write_text(text)
     labels = {row["path"]: row["label"] for row in rows(tmp_path / "labels.csv")}
+    picked = {row["path"]: row["picked"] for row in rows(tmp_path / "labels.csv")}
+    assert picked[table[0]["id"]] == "yes" and picked["labeled/normal/00.png"] == ""
     assert labels[table[0]["id"]] == "anomaly" and labels[table[1]["id"]] == "normal"
     assert table[2]["id"] not in labels and labels["labeled/normal/00.png"] == "normal"
     again = trained(command, "dataset=image_folder", "dataset.path=photos", "dataset.labels_file=labels.csv")

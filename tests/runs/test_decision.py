@@ -64,6 +64,33 @@ def test_labels_that_were_held_out_choose_the_threshold(command, own):
         elite_pl.load(fitted.directory / "detector.pt").probability(x)
 
 
+def test_labels_of_suspicious_samples_do_not_tell_how_frequent_anomalies_are(command, own, tmp_path):
+    own()
+    _, audit = read(command(*OWN, *TREES))
+    index = [int(row["index"]) for row in audit[:35]]
+    hidden = (50 - sum(i >= 540 for i in index)) / (580 - 35)
+    assert 0.02 < hidden < 0.06
+    label = ["anomaly" if i >= 540 else "normal" for i in index]
+
+    def again(mark, known=range(0)):
+        lines = [f"{i},{word},{mark}" for i, word in zip(index, label, strict=True)] + [
+            f"{i},normal,yes" for i in known
+        ]
+        (tmp_path / "labels.csv").write_text("\n".join(["index,label,picked", *lines]))
+        outcome = command(*OWN, *TREES, "dataset.labels_file=labels.csv")
+        return read(outcome)[0], outcome.err
+
+    found, said = again("yes")
+    assert "estimated from 20 held-out labels" in said
+    assert found["audit/hidden_share_low"] < hidden < found["audit/hidden_share_high"]
+    unmarked, said = again("")
+    assert "estimated from 55 held-out labels" in said
+    assert unmarked["audit/hidden_share"] < found["audit/hidden_share"] / 2
+    found, said = again("yes", known=range(7))
+    assert found["threshold/scores"] == "fitted"
+    assert "3 normal and 10 anomalous labels of samples that were not picked; an estimate takes 4 of each" in said
+
+
 def test_other_rules_flag_more_or_fewer(command, own):
     own()
     few = read(command(*OWN, *TREES, "threshold.folds=2", "threshold.rule=contamination"))[0]

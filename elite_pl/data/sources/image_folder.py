@@ -72,14 +72,15 @@ def image_folder(
         if not names:
             raise ValueError(f"no image in it; expected {', '.join(SUFFIXES)}")
         if labels == "known":
-            y, in_test = _known(np.array(names), labels_file)
+            y, in_test, picked = _known(np.array(names), labels_file)
         else:
-            y, in_test = _classes(np.array(names), test_fraction)
+            (y, in_test), picked = _classes(np.array(names), test_fraction), np.zeros(len(names), dtype=bool)
         order = np.concatenate([np.flatnonzero(~in_test), np.flatnonzero(in_test)])  # so that each part is one piece
         names = [names[i] for i in order]
         pixels, broken, notes = decoded(folder, names, size, channels, skip_broken, Path(cache))
         kept = np.array([name not in broken for name in names])
-        ids, y, n_train = np.array(names)[kept], y[order][kept], np.count_nonzero(kept & ~in_test[order])
+        ids, y, picked = np.array(names)[kept], y[order][kept], picked[order][kept]
+        n_train = np.count_nonzero(kept & ~in_test[order])
         if labels == "known":
             check_known(y[:n_train], y[n_train:], "images")
         name = folder.resolve().name
@@ -88,11 +89,12 @@ def image_folder(
         notes.append(f"not taken for images by their names: {some(others)}")
     if broken:
         notes.append(f"left out {explained(broken)}")
-    return replace(arrays, ids_train=ids[:n_train], ids_test=ids[n_train:], notes=tuple(notes))
+    ids_train, ids_test = ids[:n_train], ids[n_train:]
+    return replace(arrays, ids_train=ids_train, ids_test=ids_test, picked_train=picked[:n_train], notes=tuple(notes))
 
 
-def _known(names: np.ndarray, labels_file: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Labels by folder and file, and which images are the test set."""
+def _known(names: np.ndarray, labels_file: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels by folder and file, which images are the test set, and which were picked."""
     places = [next((p for p in PLACES if tuple(name.split("/")[: len(p)]) == p), None) for name in names.tolist()]
     astray = [name for name, place in zip(names.tolist(), places, strict=True) if place is None]
     if astray and labels_file is None:
@@ -100,10 +102,11 @@ def _known(names: np.ndarray, labels_file: str | None) -> tuple[np.ndarray, np.n
         raise ValueError(f"{len(astray)} images lie outside of {right}: {some(astray)}; or give dataset.labels_file")
     y = np.array([PLACES.get(place, UNLABELED) if place else UNLABELED for place in places])
     in_test = np.array([place is not None and place[0] == "test" for place in places])
+    picked = np.zeros(len(names), dtype=bool)
     if labels_file is not None:
-        y = relabeled(y, names, labels_file, "images")
+        y, picked = relabeled(y, names, labels_file, "images")
     check_known(y[~in_test], y[in_test], "images")  # before hours of decoding
-    return y, in_test
+    return y, in_test, picked
 
 
 def _classes(names: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,9 @@ def npy(
         raise InputError(f"dataset.{key}=null: dataset.test_path and dataset.test_labels_path go together")
     x, raw_shape = _samples("path", path)
     y = np.zeros(len(x), dtype=np.int64) if labels_path is None else _labels("labels_path", labels_path, labels, len(x))
+    picked = None
     if labels_file is not None:
-        y = relabeled(y, None, labels_file, "samples")
+        y, picked = relabeled(y, None, labels_file, "samples")
     if test_path is not None and test_labels_path is not None:
         x_test, _ = _samples("test_path", test_path)
         y_test = _labels("test_labels_path", test_labels_path, labels, len(x_test))
@@ -71,7 +73,8 @@ def npy(
     with input_errors(f"dataset.path={path}"):
         if labels == "known":
             check_known(y, y_test, "samples")
-        return make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
+        arrays = make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
+    return replace(arrays, picked_train=picked)
 
 
 def load_array(path: str, on_disk: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,12 +80,14 @@ def read_npz(
             if not len(in_test):
                 raise ValueError("every class of y has one sample only; give two or more, or x_test and y_test")
             x_test, y_test, x_train, y_train = x_train[in_test], y_train[in_test], x_train[in_train], y_train[in_train]
+        picked = None
         if labels_file is not None:
-            y_train = relabeled(y_train, None, labels_file, "samples")
+            y_train, picked = relabeled(y_train, None, labels_file, "samples")
         names = None
         if labels == "classes" and y_train.dtype.kind == "i" and reader.has("classes"):
             names = tuple(str(one) for one in reader.read("classes").ravel().tolist())
-        return make_arrays(name, x_train, y_train, x_test, y_test, names, labels, raw_shape)
+        arrays = make_arrays(name, x_train, y_train, x_test, y_test, names, labels, raw_shape)
+    return replace(arrays, picked_train=picked)
 
 
 class _Reader:

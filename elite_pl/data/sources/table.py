@@ -82,8 +82,9 @@ def table(
             return frame, label(f"column {label_column}", found), ids
 
     frame, y, ids = read("path", path)
+    picked = None
     if labels_file is not None:
-        y = relabeled(y, ids, labels_file, "rows")
+        y, picked = relabeled(y, ids, labels_file, "rows")
     if test_path is not None:
         test_frame, y_test, ids_test = read("test_path", test_path)
     elif labels == "classes":
@@ -115,7 +116,8 @@ def table(
         notes.append(f"column {label_column}: 1 is normal and 0 unlabeled; an anomaly would be -1, and there is none")
     with input_errors(f"dataset.path={path}"):
         arrays = make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels)
-    return replace(arrays, ids_train=ids, ids_test=ids_test, encoding=encoding.to_plain(), notes=tuple(notes))
+    plain = encoding.to_plain()
+    return replace(arrays, ids_train=ids, ids_test=ids_test, picked_train=picked, encoding=plain, notes=tuple(notes))
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

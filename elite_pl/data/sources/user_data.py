@@ -23,6 +23,7 @@ MEANING = {
     **dict.fromkeys(("", "unlabeled", "0", "0.0"), UNLABELED),
 }
 RIGHT = "expected normal, anomaly or nothing, or 1, -1 and 0"
+PICKED = {"yes": True, "": False}
 
 
 def existing(path: str, right: str, folder: bool = False) -> Path:
@@ -93,17 +94,22 @@ def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
         raise ValueError(f"all {len(y_test)} test {samples} are {kind}; give both kinds, or no test set")
 
 
-def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: str) -> np.ndarray:
+def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels, as a file of labels changes them.
 
-    The file is CSV with a column `path` or `id`, or of samples without names `index` (from 0), and a column `label`;
-    other columns do not matter. What it does not name keeps its label, and an empty label makes a sample unlabeled.
+    The file is CSV with a column `path` or `id`, or of samples without names `index` (from 0), and a column `label`.
+    A column `picked` may say `yes` of samples that got their label because they were suspicious, see
+    `Arrays.picked_train`; other columns do not matter. A sample that it does not name keeps its label, and an empty
+    label makes a sample unlabeled.
 
     Args:
         y: The labels so far, (n,).
         ids: Paths or ids of the samples, (n,); None if they have none.
         labels_file: The file.
         samples: The word for samples in the message.
+
+    Returns:
+        The labels, and which samples were picked, bool, both (n,).
 
     Raises:
         InputError: If the file cannot be read, or names what is not there.
@@ -117,14 +123,14 @@ def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: 
         given = {name if name in place else with_formula(name): label for name, label in given.items()}
         if strange := [name for name in given if name not in place]:
             raise ValueError(f"{len(strange)} of {len(given)} are none of the {samples}: {some(strange)}")
-        y = y.copy()
-        for name, label in given.items():
-            y[place[name]] = label
-        return y
+        y, picked = y.copy(), np.zeros(len(y), dtype=bool)
+        for name, (label, by_suspicion) in given.items():
+            y[place[name]], picked[place[name]] = label, by_suspicion
+        return y, picked
 
 
-def _read(path: Path, allowed: Sequence[str]) -> dict[str, int]:
-    """The labels in a file by whichever of the allowed columns names the samples in it."""
+def _read(path: Path, allowed: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """The labels in a file, and whether each was picked, by whichever allowed column names the samples in it."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -144,8 +150,11 @@ def _read(path: Path, allowed: Sequence[str]) -> dict[str, int]:
     names, words = ([row[header.index(key)] for _, row in rows] for key in (keys[0], "label"))
     if keys == ["path"]:
         names = [str(PurePosixPath(name.replace("\\", "/"))) for name in names]
-    labels: dict[str, int] = {}
-    for (line, _), name, label in zip(rows, names, known("column label", words).tolist(), strict=True):
-        if labels.setdefault(name, label) != label:
+    marks = [row[header.index("picked")].strip().lower() for _, row in rows] if "picked" in header else [""] * len(rows)
+    if strange := sorted(set(marks) - set(PICKED)):
+        raise ValueError(f"column picked holds {some(strange)}; expected yes or nothing")
+    labels: dict[str, tuple[int, bool]] = {}
+    for (line, _), name, label, mark in zip(rows, names, known("column label", words).tolist(), marks, strict=True):
+        if labels.setdefault(name, (label, PICKED[mark]))[0] != label:
             raise ValueError(f"line {line} gives {name} another label than a line before")
     return labels
