@@ -26,9 +26,13 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(call found_first,$(BIN))
 	@touch $@
 
-demo: $(READY) ## five methods on digits of which a tenth or half are anomalies: 90 runs, one table, three minutes
+# In the folder that holds this one, Python would take this one for the package, by its name.
+found_first = echo '$(CURDIR)' >"$$($(1)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/elite_pl_checkout.pth"
+
+demo: $(READY) ## five methods on digits of which a tenth or half are anomalies: 90 runs, one table, a few minutes
 	$(BIN)/python -m elite_pl.train experiment=demo >/dev/null
 	@$(BIN)/python -m elite_pl.report outputs/demo --columns pollution --against auto
 
@@ -41,6 +45,7 @@ coverage: $(READY) ## the fast tests, with the share of lines and branches that 
 lowest: $(READY) ## the fast tests with the oldest packages that pyproject.toml allows, in .venv-lowest
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	@$(call found_first,.venv-lowest/bin)
 	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 python3.12: ## the fast tests with Python 3.12, where it is installed, in .venv-python3.12

@@ -13,13 +13,15 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib import resources
 from traceback import walk_tb
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from elite_pl import config, errors
@@ -163,9 +165,17 @@ def _explanation(error: BaseException) -> str:
     unknown = re.match(r"Could not override '([^']+)'", lines[0])
     if unknown and any(line.startswith("To append to your config") for line in lines):
         key = unknown.group(1)
-        close = difflib.get_close_matches(key, [*keys, "experiment"], n=1)
-        hint = f"did you mean {close[0]}?" if close else "--help lists the root keys, --cfg job all of them"
-        return f"{key}: no such key; {hint}"
+        return f"{key}: no such key{_hint(key, [*keys, 'experiment'])}"
+    if option := re.match(r"(?:In '.*': )?Could not find '(\w+)/([^']+)'", lines[0]):
+        group, name = option.groups()
+        first = lines.index(f"Available options in '{group}':") + 1
+        there = lines[first : lines.index("Config search path:")] if "Config search path:" in lines else lines[first:]
+        close = difflib.get_close_matches(name, there)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(filter(None, there))}"
+        return f"{group}={name}: no such option; {hint}"
+    open_ones = [text for text in sys.argv[1:] if any(text.count(a) != text.count(b) for a, b in ("()", "[]", "{}"))]
+    if open_ones and isinstance(error, OverrideParseException):
+        return f"{open_ones[0]}: has a bracket without its counterpart"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", lines[0]):
         return f"{missing.group(1)}: has no value; give {missing.group(1)}=VALUE"
     if "Config search path:" in lines:
@@ -174,6 +184,24 @@ def _explanation(error: BaseException) -> str:
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | Warning):
         kept = f"{type(error).__name__}: {kept}"
     return re.sub(", set env var HYDRA_FULL_ERROR=1[^.]*", "", kept)
+
+
+def _hint(key: str, roots: list[str]) -> str:
+    """Ends a message on a key that is not there: what may have been meant, or where to look."""
+    group, _, rest = key.partition(".")
+    if rest and group in config.GROUPS:
+        files = resources.files("elite_pl.conf").joinpath(group).iterdir()
+        texts = [file.read_text(encoding="utf-8") for file in files if file.name.endswith(".yaml")]
+        there = {str(name) for text in texts for name in OmegaConf.create(text or "{}")}
+        head, *more = rest.split(".")
+        if head in there:
+            return f" of the chosen {group}; --cfg job lists those there are"
+        close = difflib.get_close_matches(head, there, n=1)
+        if close:
+            return f"; did you mean {'.'.join([group, close[0], *more])}?"
+    elif close := difflib.get_close_matches(key, roots, n=1):
+        return f"; did you mean {close[0]}?"
+    return "; --help lists the root keys, --cfg job all of them"
 
 
 def _groups() -> str:

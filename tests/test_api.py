@@ -234,6 +234,14 @@ BAD_INPUT = {
 del x, y
 
 
+def test_labels_that_may_be_meant_otherwise(caplog):
+    x, y = data()
+    elite_pl.fit(x, y.clip(0), "deep_svdd", overrides=["epochs=1"])
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "y has no -1: 1 is normal, -1 an anomaly and 0 unlabeled"
+    ]
+
+
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_x_and_y(case):
     x, y, *words = BAD_INPUT[case]
@@ -260,7 +268,7 @@ def test_bad_x_and_y(case):
         ({"overrides": ["method=deep_sad"]}, ["method"]),
         ({"overrides": ["trainer=ddp"]}, ["trainer=ddp", "this process"]),
         ({"overrides": ["trainer.devices=2"]}, ["trainer.devices=2"]),
-        ({"method": "elite"}, ["method/elite", "elite_svdd"]),
+        ({"method": "elite"}, ["method=elite", "elite_svdd"]),
         ({"method": "devnet", "y": "without anomalies"}, ["y: devnet learns from labeled anomalies", "-1 an anomaly"]),
         ({"method": "oracle"}, ["oracle", "truth"]),
         ({"seed": -1}, ["seed=-1"]),

@@ -37,6 +37,13 @@ def place(wheel, tmp_path_factory):
     return place
 
 
+def test_the_folder_that_holds_the_checkout_does_not_hide_the_package(tmp_path):
+    (tmp_path / "elite_pl").mkdir()
+    command = [sys.executable, "-c", "import elite_pl; print(elite_pl.__file__)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).resolve() == (PROJECT / "elite_pl" / "__init__.py").resolve()
+
+
 def test_it_holds_all_modules_configs_and_the_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {

@@ -158,7 +158,8 @@ def _table(path: str, detector: TrainedDetector, shard: tuple[int, int]) -> Inpu
     encoding = detector.encoding
     if encoding is None:
         shape = " x ".join("any" if side is None else str(side) for side in detector.samples.shape)
-        raise ValueError(f"is a table, and the detector was trained on arrays of {shape}; expected such an array")
+        expected = "such an array" if len(detector.samples.shape) == 1 else "a folder of images, or such an array"
+        raise ValueError(f"is a table, and the detector was trained on arrays of {shape}; expected {expected}")
     import_polars(path)
     table = open_table(path, encoding.kinds)
     id_column = encoding.id_column if encoding.id_column in table.columns else None

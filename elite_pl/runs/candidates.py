@@ -177,7 +177,7 @@ def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> I
         try:
             make_detector(own.config, under.sample_shape).check(under)
         except LabelError as error:
-            log.info("%s is left out: %s", name, error)
+            log.info("left out: %s", error)
             continue
         yield Able(
             name,
@@ -207,5 +207,6 @@ def recipe_of(spec: RunSpec, detector: BaseDetector) -> Recipe:
 
 def said(found: Candidate) -> str:
     """Returns a line on a candidate, to print."""
-    auroc = "" if found.auroc is None else ", ROC AUC {:.3f} ± {:.3f} on labels held out".format(*found.auroc)
+    estimate = ", ROC AUC {:.3f} on held-out labels (standard error {:.3f})"
+    auroc = "" if found.auroc is None else estimate.format(*found.auroc)
     return f"candidate {found.name}{auroc}, {found.seconds:.0f} s"

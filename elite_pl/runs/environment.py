@@ -8,8 +8,6 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import elite_pl
-
 
 def _version(package: str) -> str:
     try:
@@ -23,7 +21,7 @@ def _commit() -> str:
 
     It ends with `-dirty` if code or configuration has been edited since; edited results do not count.
     """
-    here = Path(elite_pl.__file__).resolve()
+    here = Path(__file__).resolve().parents[1] / "__init__.py"
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]

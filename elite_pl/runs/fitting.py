@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from elite_pl.runs.trained import TrainedDetector
 
 RECOMMENDED = "auto"  # for data of one's own
 
+log = logging.getLogger(__name__)
 # Keys that the arguments of `fit` set, and keys of the command alone.
 NOT_HERE = {"dataset", "dataset.path", "dataset.labels", "dataset.source", "method", "seed"}
 NOT_HERE |= {"experiment", "hydra", "logger", "output_dir", "reuse", "study"}
@@ -98,6 +100,8 @@ def _arrays(x: ArrayLike, y: ArrayLike) -> Arrays:
         raise ValueError(f"x has shape {samples.shape}, which is empty")
     if strange := sorted(set(labels.tolist()) - {1, -1, 0}):
         raise ValueError(f"y holds {strange[0]}; expected 1 (normal), -1 (anomaly) and 0 (unlabeled)")
+    if set(labels.tolist()) == {1, 0}:
+        log.warning("y has no -1: 1 is normal, -1 an anomaly and 0 unlabeled")
     if (unlabeled := int((labels == 0).sum())) < 2:
         raise ValueError(f"y has {unlabeled} unlabeled samples (0); training needs at least 2 beside the labeled ones")
     raw_shape, samples = samples.shape[1:], to_samples("x", samples)

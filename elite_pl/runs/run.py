@@ -190,13 +190,13 @@ def overview(data: PollutedData, facts: dict[str, Any]) -> list[str]:
         data: The data.
         facts: As in `describe`.
     """
-    method = "{method} on {backbone}".format(**facts)
+    method = str(facts["method"]) if facts["backbone"] == "none" else "{method} on {backbone}".format(**facts)
     if data.arrays.labels != "known":
         counts = (
             "{dataset}, normal class {normal_class}: {data/unlabeled} unlabeled samples, hidden anomalies among them: "
-            "{data/hidden_anomalies}; {data/labeled} labeled, {data/test} to test; {method} on {backbone}"
+            "{data/hidden_anomalies}; {data/labeled} labeled, {data/test} to test; "
         )
-        return [counts.format(**facts), *data.arrays.notes]
+        return [counts.format(**facts) + method, *data.arrays.notes]
     labeled, test = data.labeled_y.cpu(), data.anomalous("test")
     shape = data.sample_shape
     sample = f"{shape[0]} features" if len(shape) == 1 else "images of {} x {} x {}".format(*shape)

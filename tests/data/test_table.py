@@ -275,6 +275,10 @@ FILES = {
     "all labeled": (A + "1,2,1\n1,3,-1\n1,4,1\n", ("0 of 3 training rows are unlabeled", "at least 2")),
     "nothing to learn from": (A + "1,2,\n1,2,\n", ("no column is left",)),
     "infinite": (A + "1,2,\ninf,3,\n", ("column a holds infinite numbers",)),
+    "decimal commas": (
+        A.replace(",", ";") + "1;2;\n2,5;3;\n",
+        ("column a holds numbers with a comma, such as 2,5", "expected a decimal point"),
+    ),
 }
 
 
@@ -316,7 +320,7 @@ def test_things_that_are_no_table():
         ({"labels": "guess"}, ("labels=guess: must be known or classes",)),
         ({"label_column": "truth"}, ("has no column truth (dataset.label_column)",)),
         ({"id_column": "name"}, ("has no column name (dataset.id_column)",)),
-        ({"drop_columns": ["x"]}, ("dataset.drop_columns: has no column x",)),
+        ({"drop_columns": ["x"]}, ("has no column x (dataset.drop_columns)",)),
         ({"max_categories": 0}, ("max_categories=0: must be a whole number of at least 1",)),
         ({"test_fraction": 0}, ("test_fraction=0: must be a number between 0 and 1",)),
         ({"labels": "classes", "label_column": None}, ("dataset.label_column",)),

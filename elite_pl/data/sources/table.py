@@ -100,7 +100,7 @@ def table(
         if labels == "known":
             check_known(y, y_test, "rows")
         if absent := [name for name in drop_columns if name not in frame.columns]:
-            raise ValueError(f"dataset.drop_columns: has no column {some(absent)}; it has {some(frame.columns, 20)}")
+            raise ValueError(f"has no column {some(absent)} (dataset.drop_columns); it has {some(frame.columns, 20)}")
         no_features = {label_column, id_column, *drop_columns}
         columns = columns_of(frame.select(name for name in frame.columns if name not in no_features))
         encoding = Encoding.fit(columns, max_categories, label_column, id_column)
@@ -357,6 +357,8 @@ def _column(column: pl.Series, kind: str | None) -> np.ndarray | Coded:
             if kind:
                 shown = some(wrong.unique(maintain_order=True).to_list(), 3)
                 raise ValueError(f"column {column.name} holds {shown} where {kind} are expected")
+    if column.dtype == pl.String and kind is None:
+        _refuse_decimal_commas(column)
     dtype = column.dtype
     if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
         right = f"expected numbers, words, dates or booleans; dataset.drop_columns=[{column.name}] leaves it out"
@@ -368,6 +370,15 @@ def _column(column: pl.Series, kind: str | None) -> np.ndarray | Coded:
     if dtype == pl.Duration:
         column = column.cast(pl.Duration("us"))
     return column.to_physical().cast(pl.Float64).to_numpy()
+
+
+def _refuse_decimal_commas(text: pl.Series) -> None:
+    """Refuses a column of numbers whose decimals come after a comma, which would be taken for words."""
+    text = text.drop_nulls()
+    with_comma = text.filter(text.str.contains(r"^[-+]?\d+,\d+$"))
+    if len(with_comma) and text.str.contains(r"^[-+]?\d+(,\d+)?$").all():
+        right = "expected a decimal point, and nothing between thousands"
+        raise ValueError(f"column {text.name} holds numbers with a comma, such as {with_comma[0]}; {right}")
 
 
 def _coded(text: pl.Series) -> Coded:

@@ -122,7 +122,10 @@ def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: 
             place.setdefault(name, []).append(i)
         given = {name if name in place else with_formula(name): label for name, label in given.items()}
         if strange := [name for name in given if name not in place]:
-            raise ValueError(f"{len(strange)} of {len(given)} are none of the {samples}: {some(strange)}")
+            raise ValueError(
+                f"{len(strange)} of {len(given)} are none of the {samples}: {some(strange)}; "
+                f"expected the {keys[0]} of each, such as {next(iter(place), 0)}"
+            )
         y, picked = y.copy(), np.zeros(len(y), dtype=bool)
         for name, (label, by_suspicion) in given.items():
             y[place[name]], picked[place[name]] = label, by_suspicion
