@@ -74,12 +74,18 @@ def _not_ours(app: Sphinx, what: str, name: str, thing: object, skip: bool, opti
     return True if field or re.fullmatch("set_.+_request", name) else None
 
 
+def _to_the_copies(app: Sphinx, name: str, source: list[str]) -> None:
+    """Points links to `benchmarks/results/`, which work in a clone, to the copies that `setup` makes."""
+    source[0] = source[0].replace("](../benchmarks/results/", "](results/")
+
+
 def setup(app: Sphinx) -> None:
     """Copies the pages of `benchmarks/results/`, which Sphinx would not find there, and adds what is ours."""
     place = HERE / "results"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(HERE.parent / "benchmarks" / "results", place, ignore=shutil.ignore_patterns("*.jsonl"))
     app.add_directive("mermaid", Diagram)
+    app.connect("source-read", _to_the_copies)
     app.connect("autodoc-process-docstring", _as_written, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", _not_ours)
     app.add_html_math_renderer("mathml", (_inline_math, None), (_display_math, None))

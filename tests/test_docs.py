@@ -82,10 +82,3 @@ def test_the_commands_of_a_page_compose(command, tmp_path, page):
     for typed in trainings:
         outcome = command("--cfg", "job", "--resolve", *typed)
         assert outcome.code == 0, outcome.err
-
-
-def test_the_links_of_the_pages_lead_somewhere():
-    for page, count in {"own_images": 3, "own_tables": 2}.items():
-        links = re.findall(r"\]\((?!http)([^)#]+)", (DOCS / f"{page}.md").read_text())
-        places = [DOCS.parent / "benchmarks" / link if link.startswith("results/") else DOCS / link for link in links]
-        assert len(links) == count and all(place.exists() for place in places)

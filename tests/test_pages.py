@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,15 +74,46 @@ def test_its_commands_are_understood(page, command, monkeypatch):
             assert outcome.code == 0, (words, outcome.err)
 
 
+def prose(page: Path) -> str:
+    """A page without its blocks of code, in which `#` begins a comment."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def links(page: Path) -> list[str]:
+    """What a page links to in the repository."""
+    return re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)", prose(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them: on GitHub, and to the third level in our site."""
+    headings = re.findall(r"^#{1,3} (.+)", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture(scope="module")
+def files() -> set[Path]:
+    """The files of the repository: what is committed, and what is about to be."""
+    git = shutil.which("git")
+    assert git
+    listing = [git, "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    found = subprocess.run(listing, capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip("not a git checkout")
+    return {ROOT / name for name in found.stdout.split("\0") if name}
+
+
 @pytest.mark.parametrize("page", GUIDE + RESULTS, ids=name)
-def test_its_links_lead_somewhere(page):
-    links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
-    copied = ROOT / "docs" / "results"  # made by `make docs`
-    targets = [
-        ROOT / "benchmarks" / "results" / t.relative_to(copied) if t.is_relative_to(copied) else t
-        for t in ((page.parent / link).resolve() for link in links)
-    ]
-    assert not [target for target in targets if not target.exists()]
+def test_its_links_lead_somewhere(page, files):
+    for link in links(page):
+        place, _, heading = link.partition("#")
+        target = Path(os.path.normpath(page.parent / place)) if place else page
+        assert target in files and target.exists(), link  # what `make docs` writes is not in a clone
+        assert not heading or heading in anchors(target), link
+
+
+def test_pages_show_links():
+    assert all(map(links, (README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("own_*.md"))))
+    assert sum("#" in link for page in GUIDE + RESULTS for link in links(page)) > 15
 
 
 def test_the_numbers_of_readme_are_those_of_the_results():

@@ -23,7 +23,7 @@ Method `{method}` of elite_pl, trained on {data}.{training}
 | `is_anomaly` | bool (n,), whether the score is above the threshold {threshold!r} |
 
 `{model}` maps the first to the others, for any number n of samples; all preprocessing{but} is part of it.
-`python score.py INPUT > scores.csv` scores files by it with NumPy and {runtime} alone; its `p_value` is
+`python score.py INPUT -o scores.csv` scores files by it with {packages} alone. {probability}Its `p_value` is
 (k + 1) / (m + 1), where k of the m training samples that are not flagged score as high. `detector.json` holds plain
 numbers.
 
@@ -50,6 +50,7 @@ the training scores. The detector was fitted to these labels, so expect more ala
 CROSS_FITTED = """\
 Chosen by the rule `{rule}` ({values}) on scores of labeled samples by detectors that were trained without them. Among
 samples like the unlabeled ones of its training, expect it to flag {alarms:.1%}."""
+PROBABILITY = "Its `probability` is that of an anomaly, assuming the pollution of the unlabeled training samples. "
 MOST = 40  # names that are written out
 
 
@@ -64,6 +65,7 @@ def model_card(detector: TrainedDetector, model: str) -> str:
     data = "unknown data"
     if isinstance(dataset, dict):
         data = PurePath(str(dataset.get("path") or dataset.get("name"))).name
+    runtime = "onnxruntime" if model.endswith(".onnx") else "PyTorch"
     return PAGE.format(
         data=data,
         method=detector.method,
@@ -72,7 +74,8 @@ def model_card(detector: TrainedDetector, model: str) -> str:
         threshold=detector.threshold,
         model=model,
         but="" if detector.encoding is None else " but the encoding of columns",
-        runtime="onnxruntime" if model.endswith(".onnx") else "PyTorch",
+        probability="" if detector.calibration is None else PROBABILITY,
+        packages=f"NumPy and {runtime}" if len(detector.samples.shape) == 1 else f"NumPy, {runtime} and Pillow",
         rule=_rule(detector),
         pretrained=_pretrained(detector),
         version=elite_pl.__version__,
@@ -107,7 +110,8 @@ def _input(detector: TrainedDetector) -> str:
     if (encoding := detector.encoding) is not None:
         columns = _words(f"{name} ({kind})" for name, kind in encoding.kinds.items())
         encoded = f"rows of a table, encoded: float32 (n, {shape}), which are {_words(encoding.features)}"
-        return f"{encoded}. `score.py` takes a CSV file with commas and the columns {columns}, and encodes them"
+        file = "a CSV file, separated by commas, semicolons, tabs or bars,"
+        return f"{encoded}. `score.py` takes {file} with the columns {columns}, and encodes them"
     if len(detector.samples.shape) == 1:
         return f"vectors as in training, float32 (n, {shape})"
     units = "float32 in [0, 1]" if detector.samples.values == "unit" else "uint8"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from elite_pl.data.sources.images import FORMATS, SUFFIXES
 from elite_pl.data.sources.table import MISSING
 from elite_pl.deployment import standalone
 from elite_pl.deployment.card import model_card
@@ -69,16 +70,20 @@ def export(detector: TrainedDetector, kind: str, place: Path) -> None:
 def plain_numbers(detector: TrainedDetector) -> dict[str, Any]:
     """Returns the values that `standalone` needs beside the graph, ready for JSON."""
     example = examples(detector, 1)
-    normal = Judge(detector.threshold, detector.training_scores).normal
+    normal, calibration = Judge(detector.threshold, detector.training_scores).normal, detector.calibration
     return {
         "method": detector.method,
         "threshold": detector.threshold,
         "shape": list(example.shape[1:]),
         "type": str(example.dtype).removeprefix("torch."),
         "image": list(image_shape(detector)) if len(detector.samples.shape) > 1 else None,
+        "values": detector.samples.values,
         "channels_last": detector.samples.channels_last,
+        "suffixes": list(SUFFIXES),
+        "formats": list(FORMATS),
         "encoding": detector.encoding and detector.encoding.to_plain(),
         "missing": list(MISSING),
+        "calibration": calibration and {name: knots.tolist() for name, knots in calibration._asdict().items()},
         "normal_scores": [] if normal is None else normal.tolist(),
     }
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_table import table, write_csv
+from own_table import ROWS, table, write_csv
+from PIL import Image
 
 import elite_pl
 from elite_pl import export, score
@@ -134,53 +135,254 @@ def test_images_in_onnx(case, torchvision_file):
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
-def by_score_py(folder, source):
-    """What `score.py` of an exported directory prints, without elite_pl and all that it brings."""
-    program = "import runpy, sys; sys.modules.update(dict.fromkeys(['elite_pl', 'polars', 'pytorch_lightning']));"
-    program += "del sys.argv[0]; runpy.run_path(sys.argv[0], None, '__main__')"
-    quiet = ["-W", "ignore:The given buffer is not writable"]  # torch 2.11, of its own reading of a graph
-    command = [sys.executable, *quiet, "-c", program, f"{folder}/score.py", source]
+ALONE = """
+import contextlib, io, json, os, sys
+sys.modules.update(dict.fromkeys(["elite_pl", "polars", "pytorch_lightning"]))
+sys.path.insert(0, sys.argv[1])
+import score
+for arguments in json.loads(sys.argv[2]):
+    code, errors = 0, io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            score.main(arguments)
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, errors.getvalue(), "torch" in sys.modules, sorted(os.listdir())]))
+"""
+
+
+def alone(folder, *commands):
+    """What `score.py` of an exported directory says to each of some commands, without elite_pl and all that it brings.
+
+    Returns:
+        For each its exit code, its errors, whether PyTorch has been started by then, and the files that are there.
+    """
+    command = [sys.executable, "-c", ALONE, str(folder), json.dumps(commands)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    return list(csv.DictReader(io.StringIO(done.stdout)))
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(commands), "nothing but these lines is printed"
+    return [json.loads(line) for line in lines]
+
+
+def rows(text):
+    """The rows of a table."""
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def refuses(folder, refused):
+    """Whether `score.py` refuses each of some commands on one line, with these words, before PyTorch has started."""
+    before = sorted(os.listdir())
+    said = alone(folder, *map(str.split, refused))
+    for typed, (code, errors, started, there) in zip(refused, said, strict=True):
+        assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1, (typed, errors)
+        assert refused[typed] in errors and not started, (typed, errors)
+        assert there == before, "nothing half-written is left"
 
 
 def alike(found, expected):
     """Whether two tables say the same of the same samples."""
-    assert len(found) == len(expected)
+    assert len(found) == len(expected) and list(found[0]) == list(expected[0])
     for one, other in zip(found, expected, strict=True):
         assert next(iter(one.items())) == next(iter(other.items()))  # path, id or index
         assert float(one["score"]) == pytest.approx(float(other["score"]), rel=1e-5)
+        assert float(one.get("probability", 0)) == pytest.approx(float(other.get("probability", 0)), abs=1e-4)
         assert float(one["p_value"]) == pytest.approx(float(other["p_value"]), abs=0.06)  # its own rank
         assert one["verdict"] == other["verdict"]
 
 
-def test_a_directory_scores_a_table_without_elite_pl(call, of_table, monkeypatch):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Exports a detector as a directory, once for all tests."""
+    made = {}
+
+    def directory(detector):
+        if detector not in made:
+            made[detector] = tmp_path_factory.mktemp("export") / "out"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("elite_pl.deployment.exporting.missing_for_onnx", lambda: ["onnx"])
+                export.main([str(detector), "--to", "directory", "-o", str(made[detector])])
+        return made[detector]
+
+    return directory
+
+
+@pytest.fixture
+def table_export(of_table, exported):
+    return exported(of_table[1] / "detector.pt")
+
+
+@pytest.fixture
+def image_export(of_folder, exported):
+    return exported(of_folder[1] / "detector.pt")
+
+
+@pytest.fixture(scope="module")
+def vector_export(of_vectors, exported, tmp_path_factory):
+    place = tmp_path_factory.mktemp("vectors") / "detector.pt"
+    of_vectors[0].save(place)
+    return exported(place)
+
+
+def test_a_directory_scores_a_table_without_elite_pl(call, of_table, table_export):
     _, run = of_table
-    monkeypatch.setattr("elite_pl.deployment.exporting.missing_for_onnx", lambda: ["onnx"])
-    outcome = call(export.main, run / "detector.pt", "--to", "directory", "-o", "out")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "out\n", "")
-    assert sorted(os.listdir("out")) == ["README.md", "detector.json", "model.pt2", "score.py"]
-    assert len(Path("out/score.py").read_text().splitlines()) <= 100
-    page = Path("out/README.md").read_text()
-    about = json.loads(Path("out/detector.json").read_text())
+    assert sorted(os.listdir(table_export)) == ["README.md", "detector.json", "model.pt2", "score.py"]
+    page = (table_export / "README.md").read_text()
+    about = json.loads((table_export / "detector.json").read_text())
     assert all(word in page for word in ("own.csv", "elite_svdd", "200 training samples", repr(about["threshold"])))
     content = {**table(), "day": [f"{day} 12:30" for day in table()["day"]]}
-    write_csv("new.csv", content)
-    expected = list(csv.DictReader(io.StringIO(call(score.main, run / "detector.pt", "new.csv").out)))
-    found = by_score_py("out", "new.csv")
-    alike(found, expected)
-    assert [row["id"] for row in found] == content["id"]
+    content["id"][:2], content["day"][:2] = ["=1+1", "-5"], ["2024-2-1", "2024/02/03"]
+    write_csv("named.csv", content, ";")
+    late = {name: values + values for name, values in content.items()}  # more than are scored at a time
+    write_csv("late.csv", {**late, "age": [*late["age"][:-1], "old"]})
+    del content["id"]
+    write_csv("numbered.tsv", content, "\t")
+    Path("numbered.tsv").write_text(Path("numbered.tsv").read_text().replace("\n", "\n\t\t\t\t\n\n", 5))
+    Path("kept.csv").write_text("before\n")
+    commands = [["named.csv", "-o", "by_name.csv"], ["numbered.tsv", "-o", "by_number.csv"]]
+    *good, (code, errors, started, _) = alone(table_export, *commands, ["late.csv", "-o", "kept.csv"])
+    assert [outcome[:2] for outcome in good] == [[0, ""], [0, ""]]
+    for name, _, made in commands:
+        alike(rows(Path(made).read_text()), rows(call(score.main, run / "detector.pt", name).out))
+    assert [row["id"] for row in rows(Path("by_name.csv").read_text())[:3]] == ["'=1+1", "-5", "row 2"]
+    assert (code, errors) == (2, "error: late.csv: column age holds old; expected numbers, or nothing\n") and started
+    assert Path("kept.csv").read_text() == "before\n" and not list(Path().glob(".*")), "nothing half-written is left"
 
 
-def test_a_directory_scores_images_without_elite_pl(call, of_folder):
+def test_a_directory_scores_images_without_elite_pl(call, of_folder, image_export):
     folder, run = of_folder
-    outcome = call(export.main, run / "detector.pt", "--to", "directory", "-o", "out")
-    assert outcome.code == 0, outcome.err
-    expected = list(csv.DictReader(io.StringIO(call(score.main, run / "detector.pt", folder / "photos").out)))
-    (folder / "photos" / "notes.txt").unlink(missing_ok=True)  # it takes every file for an image
-    found = by_score_py("out", folder / "photos")
-    alike(found, expected)
+    new = Path("new/inner")
+    new.mkdir(parents=True)
+    for image in (folder / "photos" / "unlabeled").iterdir():
+        (new / image.name).write_bytes(image.read_bytes())
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 4), dtype=np.uint8), "RGBA").save("new/transparent.PNG")
+    Image.fromarray(rng.integers(0, 2**16, (20, 30), dtype=np.uint16)).save("new/deep.png")
+    Path("new/.hidden.png").touch()
+    Path("new/notes.txt").touch()
+    commands = [["new", "-o", "folder.csv"], ["new/deep.png", "-o", "image.csv"]]
+    outcomes = alone(image_export, *commands)
+    assert [outcome[0] for outcome in outcomes] == [0, 0], outcomes
+    assert [outcome[1] for outcome in outcomes] == ["not taken for images by their names: notes.txt\n", ""]
+    for source, _, made in commands:
+        alike(rows(Path(made).read_text()), rows(call(score.main, run / "detector.pt", source).out))
+
+
+def test_a_directory_scores_an_array_without_elite_pl(call, of_vectors):
+    detector, x = of_vectors
+    detector.save("detector.pt")
+    outcome = call(export.main, "detector.pt", "--to", "directory", "-o", "out")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "out\n", "")
+    np.save("x.npy", x)
+    printed = subprocess.run([sys.executable, "out/score.py", "x.npy"], capture_output=True, text=True)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    found = rows(printed.stdout)
+    assert list(found[0]) == ["index", "score", "probability", "p_value", "verdict"]
+    alike(found, rows(call(score.main, "detector.pt", "x.npy").out))
+    assert "`probability`" in Path("out/README.md").read_text()
+    wrong = subprocess.run([sys.executable, "out/score.py", "nowhere.npy"], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: nowhere.npy: no such file; expected an array (.npy)\n"
+
+
+def test_the_program_of_a_directory_refuses_tables_on_one_line(table_export):
+    names = {
+        "missing": ("has no column age, day", lambda content: [content.pop(name) for name in ("age", "day")]),
+        "words": ("column age holds old; expected numbers", lambda content: content.update(age=["old"] * ROWS)),
+        "infinite": ("column age holds inf; expected numbers", lambda content: content.update(age=["inf"] * ROWS)),
+        "dates": ("column day holds today; expected dates", lambda content: content.update(day=["today"] * ROWS)),
+        "wide": ("7 values in line 2, 6 in the first line", lambda content: content.update(age=["1,2"] * ROWS)),
+        "twice": ("has more than one column age", lambda content: content.update({"age ": ["1"] * ROWS})),
+        "header": ("has no row with a value", lambda content: [values.clear() for values in content.values()]),
+        "gaps": ("has no row with a value", lambda content: content.update({name: [""] * ROWS for name in content})),
+    }
+    for name, (_, change) in names.items():
+        content = table()
+        change(content)
+        write_csv(f"{name}.csv", content)
+    Path("folder.csv").mkdir()
+    Path("empty.csv").touch()
+    Path("latin.csv").write_bytes("age,color\n1,bläu\n".encode("latin-1"))
+    Path("new.parquet").touch()
+    np.save("x.npy", np.zeros((3, 9)))
+    write_csv("new.csv", table())
+    refuses(
+        table_export,
+        {
+            "": "the following arguments are required: INPUT",
+            "new.csv more.csv": "unrecognized arguments: more.csv",
+            "nowhere.csv": "nowhere.csv: no such file; expected a table (.csv",
+            "x.npy": "x.npy: is not what the detector was trained on; expected a table (.csv",
+            "new.parquet": "new.parquet: is not what the detector was trained on; expected a table (.csv",
+            "folder.csv": "folder.csv: is not what the detector was trained on; expected a table (.csv",
+            "empty.csv": "empty.csv: has no row with a value in it",
+            "latin.csv": "latin.csv: is not UTF-8",
+            **{f"{name}.csv -o scores.csv": f"{name}.csv: {words}" for name, (words, _) in names.items()},
+            "new.csv -o scores.parquet": "--output scores.parquet: is not .csv by its name",
+            "new.csv -o folder.csv": "--output folder.csv: is a folder",
+            "new.csv -o nowhere/scores.csv": "--output nowhere/scores.csv: there is no folder nowhere",
+            "new.csv -o new.csv": "--output new.csv: is read, too",
+        },
+    )
+
+
+def test_the_program_of_a_directory_refuses_images_on_one_line(image_export):
+    for name in ("none", "broken", "deep"):
+        Path(name).mkdir()
+    Path("none/notes.txt").touch()
+    Path("broken/a.png").write_bytes(b"no image")
+    Image.fromarray(np.full((9, 9), 0.5, dtype=np.float32)).save("deep/a.tif")
+    Image.new("RGB", (99, 99)).save("cut.png")
+    Path("cut.png").write_bytes(Path("cut.png").read_bytes()[:-50])
+    Image.new("RGB", (9, 9)).save("a.eps")
+    np.save("gray.npy", np.zeros((3, 16, 16), dtype=np.uint8))
+    np.save("floats.npy", np.zeros((3, 3, 16, 16)))
+    np.save("beyond.npy", np.full((3, 3, 16, 16), 256))
+    write_csv("new.csv", table())
+    right = "expected an array (.npy), an image or a folder of images"
+    refuses(
+        image_export,
+        {
+            "nowhere": f"nowhere: no such file; {right}",
+            "new.csv": f"new.csv: is not what the detector was trained on; {right}",
+            "a.eps": f"a.eps: is not what the detector was trained on; {right}",
+            "none": "none: no image in it; expected .avif, ",
+            "broken": "broken: a.png is not an image; expected AVIF, ",
+            "broken/a.png": "broken/a.png: a.png is not an image; expected AVIF, ",
+            "deep": "deep: a.tif cannot be read (pixels of 32 bits, F)",
+            "cut.png": "cut.png: cut.png cannot be read (",
+            "gray.npy": "gray.npy: has shape (3, 16, 16); expected (n, 3, 16, 16)",
+            "floats.npy": "floats.npy: holds float64 from 0.0 to 0.0; expected whole numbers from 0 to 255",
+            "beyond.npy": "beyond.npy: holds int64 from 256 to 256; expected whole numbers from 0 to 255",
+        },
+    )
+
+
+def test_the_program_of_a_directory_refuses_arrays_on_one_line(of_vectors, vector_export):
+    _, x = of_vectors
+    np.save("fewer.npy", x[:, :4])
+    np.save("gaps.npy", np.where(np.arange(400).reshape(80, 5) == 7, np.nan, x))
+    np.save("large.npy", np.full((3, 5), 1e300))
+    np.save("words.npy", np.full((3, 5), "a"))
+    np.save("objects.npy", np.full((3, 5), None))
+    np.save("empty.npy", x[:0])
+    np.save("one.npy", np.array(1.0))
+    Path("nothing.npy").touch()
+    Path("photos").mkdir()
+    refuses(
+        vector_export,
+        {
+            "photos": "photos: is not what the detector was trained on; expected an array (.npy)",
+            "fewer.npy": "fewer.npy: has shape (80, 4); expected (n, 5)",
+            "gaps.npy": "gaps.npy: holds values that are NaN, infinite or too large",
+            "large.npy": "large.npy: holds values that are NaN, infinite or too large",
+            "words.npy": "words.npy: is not an array of numbers",
+            "objects.npy": "objects.npy: is not a .npy file of numbers, or is damaged",
+            "empty.npy": "empty.npy: has shape (0, 5); expected (n, 5)",
+            "one.npy": "one.npy: has shape (); expected (n, 5)",
+            "nothing.npy": "nothing.npy: is not a .npy file of numbers, or is damaged",
+        },
+    )
 
 
 def test_one_file_of_each_kind(call, of_vectors):
