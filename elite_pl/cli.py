@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib import resources
+from importlib.resources.abc import Traversable
 from traceback import walk_tb
 from typing import NoReturn
 
@@ -166,12 +167,11 @@ def _explanation(error: BaseException) -> str:
     if unknown and any(line.startswith("To append to your config") for line in lines):
         key = unknown.group(1)
         return f"{key}: no such key{_hint(key, [*keys, 'experiment'])}"
-    if option := re.match(r"(?:In '.*': )?Could not find '(\w+)/([^']+)'", lines[0]):
+    if option := re.match(r"(?:In '.*': )?Could not find '([\w/]+)/([^/']+)'\n+Available options in .*", str(error)):
         group, name = option.groups()
-        first = lines.index(f"Available options in '{group}':") + 1
-        there = lines[first : lines.index("Config search path:")] if "Config search path:" in lines else lines[first:]
+        there = str(error)[option.end() :].partition("Config search path:")[0].split()
         close = difflib.get_close_matches(name, there)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(filter(None, there))}"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(there)}"
         return f"{group}={name}: no such option; {hint}"
     open_ones = [text for text in sys.argv[1:] if any(text.count(a) != text.count(b) for a, b in ("()", "[]", "{}"))]
     if open_ones and isinstance(error, OverrideParseException):
@@ -190,9 +190,7 @@ def _hint(key: str, roots: list[str]) -> str:
     """Ends a message on a key that is not there: what may have been meant, or where to look."""
     group, _, rest = key.partition(".")
     if rest and group in config.GROUPS:
-        files = resources.files("elite_pl.conf").joinpath(group).iterdir()
-        texts = [file.read_text(encoding="utf-8") for file in files if file.name.endswith(".yaml")]
-        there = {str(name) for text in texts for name in OmegaConf.create(text or "{}")}
+        there = {str(name) for file in _files(group) for name in OmegaConf.create(file.read_text(encoding="utf-8"))}
         head, *more = rest.split(".")
         if head in there:
             return f" of the chosen {group}; --cfg job lists those there are"
@@ -202,6 +200,11 @@ def _hint(key: str, roots: list[str]) -> str:
     elif close := difflib.get_close_matches(key, roots, n=1):
         return f"; did you mean {close[0]}?"
     return "; --help lists the root keys, --cfg job all of them"
+
+
+def _files(group: str) -> list[Traversable]:
+    """The files of the options of a group."""
+    return [path for path in resources.files("elite_pl.conf").joinpath(group).iterdir() if path.name.endswith(".yaml")]
 
 
 def _groups() -> str:

@@ -29,6 +29,7 @@ TYPED = {
     "method=elite": ("elite", "elite_svdd"),
     "experiment=none_such": ("experiment=none_such: no such option; expected one of", "demo, digits"),
     "dataset=imagefolder": ("dataset=imagefolder: no such option; did you mean image_folder?",),
+    "hydra/launcher=jobli": ("hydra/launcher=jobli: no such option; did you mean joblib?",),
     "dataset.pth=rows.csv": ("dataset.pth: no such key; did you mean dataset.path?",),
     "method.optimizr.lr=1": ("method.optimizr.lr: no such key; did you mean method.optimizer.lr?",),
     "method.trees=3": ("method.trees: no such key of the chosen method",),

@@ -68,7 +68,7 @@ def test_saturating_scores_are_told_apart():
         ([], [], "0 anomalies among 0 samples"),
         ([1.0, 2.0], [-1, 1], "labels == -1"),
         ([1.0, 2.0], [0, 1, 1], "is_anomaly"),
-        ([[1.0], [2.0]], [[0], [1]], r"\(n,\) both"),
+        ([[1.0], [2.0]], [[0], [1]], "both must be"),
     ],
 )
 def test_refuses_what_has_no_rank(function, scores, truth, message):

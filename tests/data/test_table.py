@@ -327,7 +327,10 @@ def test_things_that_are_no_table():
         ({"labels": "classes"}, ("column label is empty in 180 of 200 rows",)),
         ({"labels": "classes", "label_column": "id"}, ("every class has one row only",)),
         ({"labels_file": "labels.csv"}, ("dataset.labels_file=labels.csv: no such file", "index,label")),
-        ({"labels_file": "labels.csv", "id_column": "id"}, ("dataset.labels_file=labels.csv: no such file",)),
+        (
+            {"labels_file": "labels.csv", "id_column": "id"},
+            ("dataset.labels_file=labels.csv: no such file", "id,label"),
+        ),
         ({"test_path": "nowhere.csv"}, ("dataset.test_path=nowhere.csv: no such file",)),
     ],
 )

@@ -317,7 +317,11 @@ def test_processes_that_others_start_make_one_run_or_none(command, capfd, seeds)
         assert streams.out.count("\n") == 2 and metrics(directory)["processes"] == 2
         assert results(command(*DDP, "output_dir=ours").directory) == results(directory)
     else:
-        assert codes == [1, 1] and "not of one run" in streams.err and not any(Path("outputs").rglob("metrics.json"))
+        assert (
+            codes == [1, 1]
+            and "do not belong to one run" in streams.err
+            and not any(Path("outputs").rglob("metrics.json"))
+        )
 
 
 def test_two_machines_make_one_run(command, capfd):

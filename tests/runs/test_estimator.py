@@ -167,7 +167,7 @@ def test_other_random_states():
     "options, labels, words",
     [
         ({}, data()[1][1:], "inconsistent numbers of samples"),
-        ({}, data()[1] + 1, "labels holds 2; 1 .normal., -1 .anomaly. and 0"),
+        ({}, data()[1] + 1, "labels holds 2; expected 1 .normal., -1 .anomaly. and 0"),
         ({}, np.where(data()[1] < 0, -1, 1), "labels has 0 unlabeled samples"),
         ({"method": "deep_sad"}, None, "deep_sad learns from labels"),
         ({"contamination": 0.7}, None, r"contamination=0.7: must be in \(0, 0.5\], or None"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,24 +97,25 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError("a pipe or a device, which has no end; expected the path of an npz file")
-        try:
-            file = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise ValueError("no such file; expected the path of an npz file") from None
-        except OSError as error:
-            reason = error.strerror or one_line(error)
-            raise ValueError(f"cannot be read ({reason}); expected the path of an npz file") from error
-        except Exception as error:  # whatever the unpacking of a foreign file stumbles over
-            raise ValueError("not an npz file; expected one that numpy.savez writes") from error
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("a single array; expected an npz file with x_train, y_train, x_test, y_test")
-        self.file = file
+        with ExitStack() as opened:  # NumPy leaves a damaged file open
+            try:
+                file = np.load(opened.enter_context(open(path, "rb")), allow_pickle=False)
+            except FileNotFoundError:
+                raise ValueError("no such file; expected the path of an npz file") from None
+            except OSError as error:
+                reason = error.strerror or one_line(error)
+                raise ValueError(f"cannot be read ({reason}); expected the path of an npz file") from error
+            except Exception as error:  # whatever the unpacking of a foreign file stumbles over
+                raise ValueError("not an npz file; expected one that numpy.savez writes") from error
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array; expected an npz file with x_train, y_train, x_test, y_test")
+            self.file, self.opened = file, opened.pop_all()
 
     def __enter__(self) -> _Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        self.opened.close()
 
     def has(self, key: str) -> bool:
         return key in self.file.files

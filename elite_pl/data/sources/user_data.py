@@ -115,7 +115,7 @@ def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: 
         InputError: If the file cannot be read, or names what is not there.
     """
     with input_errors(f"dataset.labels_file={labels_file}"):
-        keys = ("index",) if ids is None else ("path", "id")
+        keys = ("index",) if ids is None else ("id", "path") if samples == "rows" else ("path", "id")
         given = _read(existing(labels_file, f"expected a CSV file with columns {keys[0]},label"), keys)
         place: dict[str, list[int]] = {}
         for i, name in enumerate(map(str, range(len(y))) if ids is None else ids.tolist()):
@@ -124,7 +124,7 @@ def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: 
         if strange := [name for name in given if name not in place]:
             raise ValueError(
                 f"{len(strange)} of {len(given)} are none of the {samples}: {some(strange)}; "
-                f"expected the {keys[0]} of each, such as {next(iter(place), 0)}"
+                f"expected the {keys[0]} of each, such as {next(iter(place))}"
             )
         y, picked = y.copy(), np.zeros(len(y), dtype=bool)
         for name, (label, by_suspicion) in given.items():
