@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from easy_cases import FROM_LABELS
 from sklearn.decomposition import PCA
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
@@ -13,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from test_bad_input import refused
 from test_rivals import metrics_of
-from test_shallow import FROM_LABELS, reloaded
+from test_shallow import reloaded
 
 import elite_pl
 from elite_pl import seeding

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from easy_cases import CONTAMINATED, NETWORKS, SUFFERING
 from test_bad_input import refused
 
 from elite_pl.algorithm import contamination, losses
@@ -132,13 +133,6 @@ def test_scores_that_are_all_the_same_say_nothing():
 
 # --------------------------------------------------------------------------------------------------------- the methods
 
-CONTAMINATED = ("loe_hard", "loe_soft", "refine", "soel", "pu_svdd")
-SUFFERING = {  # what takes unlabeled samples for normal
-    "devnet": (),
-    "deep_svdd": (),
-    "autoencoder": (),
-    "deep_sad": ("method.average=samples", "method.eta=1"),
-}
 SHORT = ("epochs=3", "method.pretrain_epochs=1")
 
 
@@ -151,9 +145,7 @@ def history_of(directory, key):
         return [row[key] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize(
-    "method", [*CONTAMINATED, *SUFFERING, "elite_svdd", "elite_ae", "labels_only", "oracle", "prenet", "rosas"]
-)
+@pytest.mark.parametrize("method", NETWORKS)
 def test_it_solves_an_easy_case(command, method):
     outcome = command(f"method={method}", "pollution=0.1", "threads=1")
     assert outcome.code == 0, outcome.err

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from easy_cases import SHALLOW
 from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 from test_bad_input import refused
@@ -17,9 +18,6 @@ from elite_pl.methods import ssad
 from elite_pl.methods.isolation_forest import isolation_trees
 from elite_pl.models.fitted import KernelExpansion, rbf
 from elite_pl.runs.trained import load
-
-FROM_LABELS = ("extra_trees", "logistic_regression", "label_spreading", "self_training")
-SHALLOW = ("isolation_forest", "ocsvm", "ssad", *FROM_LABELS)
 
 # -------------------------------------------------------------------------------------------------------------- scores
 
