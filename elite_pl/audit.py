@@ -67,6 +67,7 @@ def audit(options: argparse.Namespace) -> list[str]:
         temporary.write_text(csv_text(["index", *column, "kept_by"], rows), encoding="utf-8")
     with atomic_write(place / "gallery.html") as temporary:
         temporary.write_text(gallery(run, options.top), encoding="utf-8")
+    known = int((run.split.labeled_y < 0).sum())
     left = len(run.audit) + len(run.split.labeled) - len(stay)
     shown = min(options.top, len(run.audit))
     printed = [
@@ -79,7 +80,7 @@ def audit(options: argparse.Namespace) -> list[str]:
     if run.audit.truth is not None and run.audit.truth.sum() > 0:
         review_plot(place / "review.png", run.audit.truth)
         printed.append(f"review   {place / 'review.png'}")
-    return [*printed, f"clean    {place / 'clean.csv'} ({len(stay)} stay, {left} do not)"]
+    return [*printed, f"clean    {place / 'clean.csv'} ({len(stay)} stay; {left} do not, {known} labeled anomalies among them)"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
