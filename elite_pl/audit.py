@@ -80,7 +80,8 @@ def audit(options: argparse.Namespace) -> list[str]:
     if run.audit.truth is not None and run.audit.truth.sum() > 0:
         review_plot(place / "review.png", run.audit.truth)
         printed.append(f"review   {place / 'review.png'}")
-    return [*printed, f"clean    {place / 'clean.csv'} ({len(stay)} stay; {left} do not, {known} labeled anomalies among them)"]
+    counts = f"{len(stay)} stay; {left} do not, {known} labeled anomalies among them"
+    return [*printed, f"clean    {place / 'clean.csv'} ({counts})"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
