@@ -54,7 +54,7 @@ def of_one_run(word: str) -> str:
     if not typed:  # one that takes a key away
         return word
     value = {"…": "anywhere", "NAME": "deep_svdd", "range(10)": "0"}.get(value, value)
-    return f"{key}={value if value.startswith('[') else value.split(',')[0]}"
+    return f"{key}={value if value.startswith(('[', '{')) else value.split(',')[0]}"
 
 
 def test_pages_show_commands():
