@@ -123,7 +123,8 @@ def test_images_are_decoded_once(photos, tmp_path, monkeypatch):
 
 def test_a_file_of_labels_changes_what_folders_say(photos, tmp_path):
     file = tmp_path / "labels.csv"
-    file.write_text("path,label\nlabeled/normal/00.png,\nunlabeled/00.png,Anomaly\ntest/normal/05.png,-1\n")
+    lines = ("labeled/normal/00.png,,", "unlabeled/00.png,Anomaly,Yes", "test/normal/05.png,-1,")
+    file.write_text("\n".join(["path,label,picked", *lines]))
     before, after = load(photos), load(photos, labels_file=str(file))
     assert before.ids_train.tolist() == after.ids_train.tolist()
     changed = np.flatnonzero(before.y_train != after.y_train)
@@ -132,6 +133,7 @@ def test_a_file_of_labels_changes_what_folders_say(photos, tmp_path):
         "unlabeled/00.png": -1,
     }
     assert after.y_test.tolist() == [-1] * 4 + [1] * 5 + [-1]
+    assert after.ids_train[after.picked_train].tolist() == ["unlabeled/00.png"] and not before.picked_train.any()
 
 
 def test_broken_images_are_named_and_left_out(photos):

@@ -243,9 +243,10 @@ def test_a_test_part_in_a_table_of_its_own():
 
 
 def test_a_file_of_labels_names_rows_by_their_ids():
-    Path("labels.csv").write_text("id,label\nrow 0,anomaly\nrow 1,\n")
+    Path("labels.csv").write_text("id,picked,label\nrow 0,yes,anomaly\nrow 1,,\n")
     before, after = load(id_column="id"), load(id_column="id", labels_file="labels.csv")
     assert after.y_train[:2].tolist() == [-1, 0] and (after.y_train[2:] == before.y_train[2:]).all()
+    assert before.picked_train is None and np.flatnonzero(after.picked_train).tolist() == [0]
 
 
 def test_empty_lines_are_no_rows():
