@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib import resources
-from importlib.resources.abc import Traversable
 from traceback import walk_tb
 from typing import NoReturn
 
@@ -190,7 +189,9 @@ def _hint(key: str, roots: list[str]) -> str:
     """Ends a message on a key that is not there: what may have been meant, or where to look."""
     group, _, rest = key.partition(".")
     if rest and group in config.GROUPS:
-        there = {str(name) for file in _files(group) for name in OmegaConf.create(file.read_text(encoding="utf-8"))}
+        options = resources.files("elite_pl.conf").joinpath(group).iterdir()
+        files = [file for file in options if file.name.endswith(".yaml")]
+        there = {str(name) for file in files for name in OmegaConf.create(file.read_text(encoding="utf-8"))}
         head, *more = rest.split(".")
         if head in there:
             return f" of the chosen {group}; --cfg job lists those there are"
@@ -200,11 +201,6 @@ def _hint(key: str, roots: list[str]) -> str:
     elif close := difflib.get_close_matches(key, roots, n=1):
         return f"; did you mean {close[0]}?"
     return "; --help lists the root keys, --cfg job all of them"
-
-
-def _files(group: str) -> list[Traversable]:
-    """The files of the options of a group."""
-    return [path for path in resources.files("elite_pl.conf").joinpath(group).iterdir() if path.name.endswith(".yaml")]
 
 
 def _groups() -> str:

@@ -252,7 +252,8 @@ def test_every_experiment_says_how_it_is_run_and_how_many_runs_it_is(name):
     found = jobs(name)
     assert re.search(rf"\b{len(found)} runs\b", comment), f"{len(found)} runs"
     assert composed(f"experiment={name}").study == name
-    config.check(composed(f"experiment={name}", *found[-1]))
+    for overrides in (found[0], found[-1]):
+        config.check(composed(f"experiment={name}", *overrides))
 
 
 ONE_OF_TWINS = [

@@ -179,7 +179,7 @@ def test_arrays_take_labels_by_index(tmp_path):
         with pytest.raises(ValueError, match=rf"labels\.csv: 1 of 1 are none of the samples: {word}"):
             npz(str(tmp_path / "own.npz"), "known", 0.3, str(labels))
     labels.write_text("path,label\n1,normal\n")
-    with pytest.raises(ValueError, match=r"expected .*index,label"):
+    with pytest.raises(ValueError, match="expected index,label"):
         npz(str(tmp_path / "own.npz"), "known", 0.3, str(labels))
 
 
