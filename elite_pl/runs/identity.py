@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
-from elite_pl.addresses import OLD, renamed
+import numpy as np
+
+from elite_pl.addresses import OLD, PUBLIC, renamed
 from elite_pl.data.sources.images import content as folder_content
 from elite_pl.data.sources.torchvision_sets import copy_of
 from elite_pl.errors import input_errors
@@ -68,6 +71,9 @@ BEFORE: dict[str, object] = {
     },
 }
 
+# The candidate of `auto` added since, for images: on other data a run keeps its hash, for there it changes nothing.
+FOR_IMAGES = "method.candidates.images.extra_trees_pixels"
+
 # Values added since, each with the older one that is equivalent wherever that one was allowed.
 ALIASES: dict[str, dict[object, object]] = {"method.contamination": {"auto": "given"}}
 
@@ -93,6 +99,9 @@ def config_hash(config: Mapping[str, Any]) -> str:
     known = renamed(dict(config), OLD)
     dataset = known.get("dataset", {})
     source = dataset.get("source", {})
+    for node, name in _holders(known, FOR_IMAGES):
+        if name in node and _without_images(config):
+            del node[name]
     folders = ("path",) if source.get("_target_") == "elite_pl.data.image_folder" else ()
     for holder in (dataset, source):  # the group's key, and the constructor's argument that repeats it
         for key in PATHS:
@@ -146,6 +155,29 @@ def by_content(node: Any, key: str) -> None:
     path = node.get(key) if isinstance(node, dict) else None
     if isinstance(path, str) and path and Path(path).expanduser().is_file():
         node[key] = _content(Path(path).expanduser())
+
+
+def _without_images(config: Mapping[str, Any]) -> bool:
+    """Whether samples are known to be vectors: the digits, rows of a table, an npz file of them, frozen features."""
+    if config["backbone"].get("frozen"):
+        return True
+    source = renamed(config["dataset"]["source"], PUBLIC)
+    if source["_target_"] == "elite_pl.data.npz":
+        return _axes(Path(str(source["path"])).expanduser()) == 2
+    return source["_target_"] in ("elite_pl.data.digits", "elite_pl.data.table")
+
+
+def _axes(path: Path) -> int | None:
+    """The number of axes of the samples in an npz file, by its header; None if there is nothing to read."""
+    try:
+        with ZipFile(path) as file:
+            name = "x_train.npy" if "x_train.npy" in file.namelist() else "x.npy"
+            with file.open(name) as array:
+                first = np.lib.format.read_magic(array) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                return len(read(array)[0])
+    except (OSError, KeyError, ValueError, BadZipFile):
+        return None
 
 
 def _holders(config: dict[str, Any], key: str) -> Iterator[tuple[dict[str, Any], str]]:

@@ -73,7 +73,7 @@ def test_images_are_scored_by_their_edges(tmp_path):
     y[:10], y[80:90] = 1, -1
     detector = elite_pl.fit(x, y, overrides=["method.candidates.images.extra_trees.method.trees=10"])
     weight = detector.model.weight
-    assert weight[0] > 0.8 > weight[1:].max() and len(weight) == 3, "neighbors share their label here"
+    assert weight[0] > 0.8 > weight[1:].max() and len(weight) == 4, "neighbors share their label here"
     scores = detector.score(x)
     assert scores[80:].min() > scores[:80].max()
     detector.save(tmp_path / "detector.pt")

@@ -1,8 +1,10 @@
 """A run keeps its identity: what commit 31a127d finished is known by the same hash, wherever files have moved since."""
 
+import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -71,3 +73,29 @@ def test_every_old_address_has_a_public_one_that_is_there(composed):
     assert renamed(renamed(node, PUBLIC), OLD) == node
     for public in OLD:
         config.instantiate("method", {"_target_": public})
+
+
+@pytest.mark.parametrize(
+    ("source", "counts"),
+    [
+        ({"_target_": "elite_pl.data.torchvision_set", "name": "MNIST", "root": "nowhere"}, True),
+        ({"_target_": "elite_pl.data.image_folder", "path": "photos"}, True),
+        ({"_target_": "elite_pl.data.npz", "path": "images.npz"}, True),
+        ({"_target_": "elite_pl.data.npz", "path": "not_there.npz"}, True),
+        ({"_target_": "elite_pl.data.npz", "path": "vectors.npz"}, False),
+        ({"_target_": "elite_pl.data.digits"}, False),
+        ({"_target_": "elite_pl.data.table", "path": "rows.csv"}, False),
+    ],
+)
+def test_a_candidate_for_images_counts_where_there_are_images(composed, tmp_path, monkeypatch, source, counts):
+    """`auto` on vectors is what it was before; the hash of its runs on images tells the two apart."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("images.npz", x=np.zeros((3, 8, 8)), y=[0, 1, 1])
+    np.savez("vectors.npz", x_train=np.zeros((3, 8)), y_train=[0, 1, 1])
+    plain = composed(["method=auto"])
+    plain["dataset"] = {"name": "mine", "source": source}
+    before = copy.deepcopy(plain)
+    del before["method"]["candidates"]["images"]["extra_trees_pixels"]
+    assert (identity.config_hash(plain) != identity.config_hash(before)) == counts
+    plain["backbone"]["frozen"] = before["backbone"]["frozen"] = True  # features take the place of images
+    assert identity.config_hash(plain) == identity.config_hash(before)
