@@ -17,6 +17,7 @@ from elite_pl import seeding
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.calibration import at_share, posterior, share_below
 from elite_pl.config import Config, plain
+from elite_pl.data import splits
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
 from elite_pl.methods.auto import Auto, Candidate
@@ -29,6 +30,7 @@ from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn, trained
 from elite_pl.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
+OWN = ("prior", "scaled_by", "seeds", "pseudo_labels")  # keys of a candidate that are not of the root
 
 
 class Able(NamedTuple):
@@ -40,6 +42,7 @@ class Able(NamedTuple):
     prior: float
     scaled_by: Sequence[str]
     seeds: int
+    pseudo_labels: float | None
 
 
 def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit | None:
@@ -59,25 +62,101 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
     """
     fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
     folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
+    learners = able(auto, spec, data)
     candidates, held = [], []
-    for name, own, under, prior, scaled_by, seeds in able(auto, spec, data):
+    for one in learners:
         begun = time.monotonic()
-        auroc = None
-        if folds:
-            held.append(cross_fit(own, under, folds))
-            auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
-        scores, unlabeled = [], []
-        for _, detector in trained(with_seeds(own, under, seeds)):
-            scores.append(
-                Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
-            )
-            unlabeled.append(detector.score_samples(under.unlabeled).double())
-        found = Candidate(name, prior, scaled_by, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
-        log.info(said(found))
-        candidates.append(found)
-    weights = auto.combine(candidates, kind_of(data), pollution(auto, held, data) if held else None)
-    log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
-    return together(auto, candidates, held) if held else None
+        held += [cross_fit(one.spec, one.data, folds)] if folds else []
+        candidates.append(candidate(one, one.data, data, held[-1] if held else None, begun))
+    share = pollution(auto, held, data) if held else None
+    auto.found |= {} if share is None else {"auto/pollution": share}
+    weights = auto.weights(candidates, kind_of(data), auto.pollution if share is None else share)
+    auto.combine(candidates, weights)
+    log.info(said_weights(candidates, weights))
+    if not held:
+        return None
+    found = together(auto, candidates, held)
+    if any(one.pseudo_labels for one in learners):
+        found = second_round(auto, data, learners, candidates, weights, held, found)
+    return found
+
+
+def candidate(
+    one: Able, learned_from: PollutedData, data: PollutedData, held: CrossFit | None, begun: float
+) -> Candidate:
+    """Trains a candidate on all samples.
+
+    Args:
+        one: The candidate.
+        learned_from: What it learns from: its data, some of whose unlabeled samples may have got labels.
+        data: The data of the run.
+        held: Its cross-fitting; None where nothing was held out.
+        begun: When its training began, in seconds of a steady clock.
+    """
+    scores, unlabeled = [], []
+    for _, detector in trained(with_seeds(one.spec, learned_from, one.seeds)):
+        recipe, feature_map = recipe_of(one.spec, detector), one.data.preprocessing.feature_map
+        scores.append(Member(detector.scorer, recipe, one.data.sample_shape, feature_map))
+        unlabeled.append(detector.score_samples(one.data.unlabeled).double())
+    auroc = metrics.roc_auc_with_error(held.labeled, data.labeled_y < 0) if held else None
+    seconds = time.monotonic() - begun
+    found = Candidate(one.name, one.prior, one.scaled_by, scores, torch.stack(unlabeled), auroc, seconds)
+    log.info(said(found))
+    return found
+
+
+def second_round(
+    auto: Auto,
+    data: PollutedData,
+    learners: list[Able],
+    candidates: list[Candidate],
+    weights: list[float],
+    held: list[CrossFit],
+    first: CrossFit,
+) -> CrossFit:
+    """Trains some candidates once more, from what the mean is sure of, see `Auto`; `auto` gets the mean of both rounds.
+
+    What is held out from the first training of a candidate is so from its second one and from its pseudo-labels.
+
+    Args:
+        auto: The method, which has the first mean.
+        data: The data of the run.
+        learners: The candidates.
+        candidates: The same, trained.
+        weights: Of each in the first mean.
+        held: The cross-fitting of each.
+        first: That of the first mean.
+
+    Returns:
+        The cross-fitted shares of the mean of both rounds; those of the first where too few labels tell how sure it is.
+    """
+    try:
+        random = drawn(first, data.labeled_y.cpu(), data.picked, auto.fewest)
+    except LabelError:
+        return first
+    sure = posterior(random.labeled, random.label, random.pool)
+
+    def pseudo_labels(mean: Tensor, probability: float) -> Tensor:
+        found = sure.of_scores(mean).at(mean)
+        return (found < 1 - probability).long() - (found > probability).long()
+
+    mean = auto.score.mean(torch.cat([found.unlabeled for found in candidates]).T)
+    label = data.labeled_y < 0
+    rounds = [Candidate("first", 1.0, (), [], mean, metrics.roc_auc_with_error(first.labeled, label), 0.0)]
+    for one in learners:
+        if one.pseudo_labels:
+            begun = time.monotonic()
+            labels = [pseudo_labels(seen, one.pseudo_labels) for seen in first.seen]
+            held = [*held, cross_fit(one.spec, one.data, first.folds, pseudo_labels=labels)]
+            split = splits.with_labels(one.data.split, pseudo_labels(mean, one.pseudo_labels).numpy())
+            under = one.data.under(split, fitted=one.data.preprocessing)
+            again = one._replace(name=f"{one.name}_again", prior=1.0, scaled_by=())
+            rounds.append(candidate(again, under, data, held[-1], begun))
+    share, *others = auto.weights(rounds, kind_of(data), auto.pollution)
+    candidates, weights = [*candidates, *rounds[1:]], [*(share * weight for weight in weights), *others]
+    auto.combine(candidates, weights)
+    log.info(said_weights(candidates, weights))
+    return together(auto, candidates, held)
 
 
 def pollution(auto: Auto, held: list[CrossFit], data: PollutedData) -> float | None:
@@ -123,19 +202,20 @@ def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> C
         held: The cross-fitting of each, on the same folds.
     """
 
-    def mean(part: str) -> Tensor:
+    def mean(shares: Sequence[Tensor]) -> Tensor:
         each = [
-            at_share(scores, getattr(found, part))
-            for candidate, found in zip(candidates, held, strict=True)
+            at_share(scores, share)
+            for candidate, share in zip(candidates, shares, strict=True)
             for scores in candidate.unlabeled
         ]
         return auto.score.mean(torch.stack(each, dim=1))
 
-    labeled, unlabeled = mean("labeled"), mean("unlabeled")
+    labeled, unlabeled = (mean([getattr(found, part) for found in held]) for part in ("labeled", "unlabeled"))
+    seen = [mean(shares) for shares in zip(*(found.seen for found in held), strict=True)]
     return CrossFit(
         share_below(labeled, unlabeled),
         share_below(unlabeled, unlabeled),
-        held[0].folds,
+        [share_below(scores, scores) for scores in seen],
         sum(found.seconds for found in held),
     )
 
@@ -167,7 +247,7 @@ def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
 def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
     split = replace(data.split, test=data.split.test[:0])
     for name, candidate in candidates.items():
-        settings = {key: value for key, value in candidate.items() if key not in ("prior", "scaled_by", "seeds")}
+        settings = {key: value for key, value in candidate.items() if key not in OWN}
         own = with_settings(spec, settings)
         under = data.under(
             split,
@@ -186,6 +266,7 @@ def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> I
             float(candidate.get("prior", 1)),
             candidate.get("scaled_by", ()),
             candidate.get("seeds", 1),
+            candidate.get("pseudo_labels"),
         )
 
 
@@ -210,3 +291,8 @@ def said(found: Candidate) -> str:
     estimate = ", ROC AUC {:.3f} on held-out labels (standard error {:.3f})"
     auroc = "" if found.auroc is None else estimate.format(*found.auroc)
     return f"candidate {found.name}{auroc}, {found.seconds:.0f} s"
+
+
+def said_weights(candidates: Sequence[Candidate], weights: Sequence[float]) -> str:
+    """Returns a line on the weights of candidates, to print."""
+    return ", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True))
