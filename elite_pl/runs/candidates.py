@@ -60,30 +60,33 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         LabelError: If none of the candidates can learn from the labels.
         TrainingError: If a training goes wrong.
     """
-    fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
-    folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
+    kind, fewest = kind_of(data), min(int((data.labeled_y == label).sum()) for label in (1, -1))
+    folds = auto.folds[kind] if fewest >= auto.fewest else 0
     learners = able(auto, spec, data)
     candidates, held = [], []
     for one in learners:
         begun = time.monotonic()
         held += [cross_fit(one.spec, one.data, folds)] if folds else []
-        candidates.append(candidate(one, one.data, data, held[-1] if held else None, begun))
+        candidates.append(train(one, one.data, data, held[-1] if held else None, begun))
     share = pollution(auto, held, data) if held else None
     auto.found |= {} if share is None else {"auto/pollution": share}
-    weights = auto.weights(candidates, kind_of(data), auto.pollution if share is None else share)
-    auto.combine(candidates, weights)
-    log.info(said_weights(candidates, weights))
-    if not held:
-        return None
-    found = together(auto, candidates, held)
-    if any(one.pseudo_labels for one in learners):
-        found = second_round(auto, data, learners, candidates, weights, held, found)
-    return found
+
+    def weigh() -> CrossFit | None:
+        weights = auto.weights(candidates, kind, auto.pollution if share is None else share)
+        auto.combine(candidates, weights)
+        log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
+        return together(auto, candidates, held) if held else None
+
+    first = weigh()
+    if first is None or not (again := [*second_round(auto, data, learners, candidates, first)]):
+        return first
+    for found, its in again:
+        candidates.append(found)
+        held.append(its)
+    return weigh()
 
 
-def candidate(
-    one: Able, learned_from: PollutedData, data: PollutedData, held: CrossFit | None, begun: float
-) -> Candidate:
+def train(one: Able, learned_from: PollutedData, data: PollutedData, held: CrossFit | None, begun: float) -> Candidate:
     """Trains a candidate on all samples.
 
     Args:
@@ -106,34 +109,26 @@ def candidate(
 
 
 def second_round(
-    auto: Auto,
-    data: PollutedData,
-    learners: list[Able],
-    candidates: list[Candidate],
-    weights: list[float],
-    held: list[CrossFit],
-    first: CrossFit,
-) -> CrossFit:
-    """Trains some candidates once more, from what the mean is sure of, see `Auto`; `auto` gets the mean of both rounds.
+    auto: Auto, data: PollutedData, learners: list[Able], candidates: list[Candidate], first: CrossFit
+) -> Iterator[tuple[Candidate, CrossFit]]:
+    """Trains some candidates once more, from what the mean of all is sure of, see `Auto`.
 
     What is held out from the first training of a candidate is so from its second one and from its pseudo-labels.
 
     Args:
-        auto: The method, which has the first mean.
+        auto: The method, which has the mean.
         data: The data of the run.
         learners: The candidates.
         candidates: The same, trained.
-        weights: Of each in the first mean.
-        held: The cross-fitting of each.
-        first: That of the first mean.
+        first: The cross-fitted shares of the mean.
 
-    Returns:
-        The cross-fitted shares of the mean of both rounds; those of the first where too few labels tell how sure it is.
+    Yields:
+        Each candidate that has learned anew, with its cross-fitting; none where too few labels tell what is sure.
     """
     try:
         random = drawn(first, data.labeled_y.cpu(), data.picked, auto.fewest)
     except LabelError:
-        return first
+        return
     sure = posterior(random.labeled, random.label, random.pool)
 
     def pseudo_labels(mean: Tensor, probability: float) -> Tensor:
@@ -141,22 +136,14 @@ def second_round(
         return (found < 1 - probability).long() - (found > probability).long()
 
     mean = auto.score.mean(torch.cat([found.unlabeled for found in candidates]).T)
-    label = data.labeled_y < 0
-    rounds = [Candidate("first", 1.0, (), [], mean, metrics.roc_auc_with_error(first.labeled, label), 0.0)]
     for one in learners:
         if one.pseudo_labels:
             begun = time.monotonic()
             labels = [pseudo_labels(seen, one.pseudo_labels) for seen in first.seen]
-            held = [*held, cross_fit(one.spec, one.data, first.folds, pseudo_labels=labels)]
+            held = cross_fit(one.spec, one.data, first.folds, pseudo_labels=labels)
             split = splits.with_labels(one.data.split, pseudo_labels(mean, one.pseudo_labels).numpy())
             under = one.data.under(split, fitted=one.data.preprocessing)
-            again = one._replace(name=f"{one.name}_again", prior=1.0, scaled_by=())
-            rounds.append(candidate(again, under, data, held[-1], begun))
-    share, *others = auto.weights(rounds, kind_of(data), auto.pollution)
-    candidates, weights = [*candidates, *rounds[1:]], [*(share * weight for weight in weights), *others]
-    auto.combine(candidates, weights)
-    log.info(said_weights(candidates, weights))
-    return together(auto, candidates, held)
+            yield train(one._replace(name=f"{one.name}_again"), under, data, held, begun), held
 
 
 def pollution(auto: Auto, held: list[CrossFit], data: PollutedData) -> float | None:
@@ -291,8 +278,3 @@ def said(found: Candidate) -> str:
     estimate = ", ROC AUC {:.3f} on held-out labels (standard error {:.3f})"
     auroc = "" if found.auroc is None else estimate.format(*found.auroc)
     return f"candidate {found.name}{auroc}, {found.seconds:.0f} s"
-
-
-def said_weights(candidates: Sequence[Candidate], weights: Sequence[float]) -> str:
-    """Returns a line on the weights of candidates, to print."""
-    return ", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True))
