@@ -62,8 +62,8 @@ class Auto(BaseDetector):
 
     A candidate with `pseudo_labels` P is trained a second time, from what the mean is sure of: an unlabeled sample
     counts as a labeled anomaly if its probability to be one, by held-out labels, is above P, and as a labeled normal
-    sample if it is below 1 - P. What it has learned then is one more candidate, of the same prior. Without labels that
-    were held out there is no second time.
+    sample if it is below 1 - P. What it has learned then takes over half of its weight. Without labels that were held
+    out there is no second time.
 
     `elite_pl.runs.candidates` trains the candidates, each as a run of its own would be.
 

@@ -71,19 +71,21 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
     share = pollution(auto, held, data) if held else None
     auto.found |= {} if share is None else {"auto/pollution": share}
 
-    def weigh() -> CrossFit | None:
-        weights = auto.weights(candidates, kind, auto.pollution if share is None else share)
+    def combine() -> CrossFit | None:
         auto.combine(candidates, weights)
         log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
         return together(auto, candidates, held) if held else None
 
-    first = weigh()
-    if first is None or not (again := [*second_round(auto, data, learners, candidates, first)]):
+    weights = auto.weights(candidates, kind, auto.pollution if share is None else share)
+    first = combine()
+    if first is None or not (again := second_round(auto, data, learners, candidates, first)):
         return first
-    for found, its in again:
+    for number, (found, its) in again.items():
+        weights[number] /= 2
+        weights.append(weights[number])
         candidates.append(found)
         held.append(its)
-    return weigh()
+    return combine()
 
 
 def train(one: Able, learned_from: PollutedData, data: PollutedData, held: CrossFit | None, begun: float) -> Candidate:
@@ -110,7 +112,7 @@ def train(one: Able, learned_from: PollutedData, data: PollutedData, held: Cross
 
 def second_round(
     auto: Auto, data: PollutedData, learners: list[Able], candidates: list[Candidate], first: CrossFit
-) -> Iterator[tuple[Candidate, CrossFit]]:
+) -> dict[int, tuple[Candidate, CrossFit]]:
     """Trains some candidates once more, from what the mean of all is sure of, see `Auto`.
 
     What is held out from the first training of a candidate is so from its second one and from its pseudo-labels.
@@ -122,28 +124,29 @@ def second_round(
         candidates: The same, trained.
         first: The cross-fitted shares of the mean.
 
-    Yields:
-        Each candidate that has learned anew, with its cross-fitting; none where too few labels tell what is sure.
+    Returns:
+        What they have learned and its cross-fitting, by their numbers; nothing where too few labels tell what is sure.
     """
     try:
         random = drawn(first, data.labeled_y.cpu(), data.picked, auto.fewest)
     except LabelError:
-        return
+        return {}
     sure = posterior(random.labeled, random.label, random.pool)
 
     def pseudo_labels(mean: Tensor, probability: float) -> Tensor:
         found = sure.of_scores(mean).at(mean)
         return (found < 1 - probability).long() - (found > probability).long()
 
-    mean = auto.score.mean(torch.cat([found.unlabeled for found in candidates]).T)
-    for one in learners:
+    mean, again = auto.score.mean(torch.cat([found.unlabeled for found in candidates]).T), {}
+    for number, one in enumerate(learners):
         if one.pseudo_labels:
             begun = time.monotonic()
             labels = [pseudo_labels(seen, one.pseudo_labels) for seen in first.seen]
             held = cross_fit(one.spec, one.data, first.folds, pseudo_labels=labels)
             split = splits.with_labels(one.data.split, pseudo_labels(mean, one.pseudo_labels).numpy())
             under = one.data.under(split, fitted=one.data.preprocessing)
-            yield train(one._replace(name=f"{one.name}_again"), under, data, held, begun), held
+            again[number] = train(one._replace(name=f"{one.name}_again"), under, data, held, begun), held
+    return again
 
 
 def pollution(auto: Auto, held: list[CrossFit], data: PollutedData) -> float | None:
