@@ -127,6 +127,8 @@ def second_round(
     Returns:
         What they have learned and its cross-fitting, by their numbers; nothing where too few labels tell what is sure.
     """
+    if not any(one.pseudo_labels for one in learners):
+        return {}
     try:
         random = drawn(first, data.labeled_y.cpu(), data.picked, auto.fewest)
     except LabelError:
