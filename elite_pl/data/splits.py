@@ -91,19 +91,6 @@ def hold_out(split: Split, part: int, parts: int, order: np.ndarray | None = Non
     return of(np.delete), of(np.take)
 
 
-def with_labels(split: Split, label: np.ndarray) -> Split:
-    """Takes unlabeled samples for labeled ones.
-
-    Args:
-        split: The split.
-        label: Of each unlabeled sample, +1, -1, or 0 where it stays as it is, shape (N,).
-    """
-    labeled = np.concatenate([split.labeled, split.unlabeled[label != 0]])
-    labeled_y = np.concatenate([split.labeled_y, label[label != 0].astype(np.int8)])
-    normal_first = np.argsort(-labeled_y, kind="stable")
-    return Split(split.unlabeled[label == 0], labeled[normal_first], labeled_y[normal_first], split.test)
-
-
 @checked
 def polluted_one_vs_rest(
     y_train: np.ndarray,

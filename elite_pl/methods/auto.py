@@ -60,20 +60,14 @@ class Auto(BaseDetector):
     - `odds`: by A / (1 - A), between 2 and 32. Where neighbors share their label, label spreading follows even kinds of
       anomalies that have none, and the others do not.
 
-    A candidate with `pseudo_labels` P is trained a second time, from what the mean is sure of: an unlabeled sample
-    counts as a labeled anomaly if its probability to be one, by held-out labels, is above P, and as a labeled normal
-    sample if it is below 1 - P. What it has learned then takes over half of its weight. Without labels that were held
-    out there is no second time.
-
     `elite_pl.runs.candidates` trains the candidates, each as a run of its own would be.
 
     Args:
         name: The method's name in logs and tables.
         candidates: By kind of data (`vectors`, `images`, `features`), then by name: the root keys that differ
             for it (`method`, `feature_map`, `backbone`, `epochs` and so on), its `prior` weight (1), what the prior is
-            `scaled_by` (nothing), the number of `seeds` that it averages (1), and `pseudo_labels` (none). One that
-            needs labels which are not there is left out; if none is left, those of `vectors_unlabeled` and so on take
-            their place.
+            `scaled_by` (nothing), and the number of `seeds` that it averages (1). One that needs labels which are not
+            there is left out; if none is left, those of `vectors_unlabeled` and so on take their place.
         folds: By kind of data: parts of the labeled samples that are held out in turn; 0: the priors decide.
         fewest: Labeled samples of each kind below which nothing is held out.
         temperature: By kind of data: see above.
@@ -108,8 +102,6 @@ class Auto(BaseDetector):
         for name, candidate in ((name, one) for group in candidates.values() for name, one in group.items()):
             if unknown := {*candidate.get("scaled_by", [])} - {*SCALES}:
                 raise ValueError(f"{name}.scaled_by: {', '.join(unknown)}: is none of {', '.join(SCALES)}")
-            if not 0.5 <= (sure := candidate.get("pseudo_labels") or 1) <= 1:
-                raise ValueError(f"{name}.pseudo_labels={sure}: expected a probability from 0.5 to 1")
         self.folds, self.fewest, self.temperature, self.pollution = folds, fewest, temperature, pollution
         self.score = Mixture([])
         self.found: dict[str, float] = {}
@@ -124,8 +116,22 @@ class Auto(BaseDetector):
             weights.append(found.prior * scale * math.exp((area - best) / self.temperature[kind]))
         return [weight / sum(weights) for weight in weights]
 
-    def combine(self, candidates: Sequence[Candidate], weights: Sequence[float]) -> None:
-        """Makes the score from trained candidates and their weights, which have the sum 1."""
+    def combine(self, candidates: list[Candidate], kind: str, pollution: float | None = None) -> list[float]:
+        """Makes the score from trained candidates.
+
+        Args:
+            candidates: The candidates.
+            kind: Their kind of data.
+            pollution: π; None where no labels were held out that tell it.
+
+        Returns:
+            Their weights.
+        """
+        if pollution is None:
+            pollution = self.pollution
+        else:
+            self.found["auto/pollution"] = pollution
+        weights = self.weights(candidates, kind, pollution)
         scores = torch.cat([found.unlabeled for found in candidates])
         self.score = Mixture([score for found in candidates for score in found.scores])
         each = []  # seed
@@ -136,6 +142,7 @@ class Auto(BaseDetector):
                 facts["auroc_cross_fitted"], facts["error"] = found.auroc
             self.found |= {f"auto/{found.name}/{key}": value for key, value in facts.items()}
         self.score.set(torch.tensor(each), scores)
+        return weights
 
     def facts(self) -> dict[str, float]:
         """Of each candidate its weight, its seconds, and its ROC AUC on labeled samples that were held out; and π."""

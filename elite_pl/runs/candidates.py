@@ -17,7 +17,6 @@ from elite_pl import seeding
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.calibration import at_share, posterior, share_below
 from elite_pl.config import Config, plain
-from elite_pl.data import splits
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
 from elite_pl.methods.auto import Auto, Candidate
@@ -30,7 +29,6 @@ from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn, trained
 from elite_pl.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
-OWN = ("prior", "scaled_by", "seeds", "pseudo_labels")  # keys of a candidate that are not of the root
 
 
 class Able(NamedTuple):
@@ -42,7 +40,6 @@ class Able(NamedTuple):
     prior: float
     scaled_by: Sequence[str]
     seeds: int
-    pseudo_labels: float | None
 
 
 def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit | None:
@@ -60,95 +57,27 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         LabelError: If none of the candidates can learn from the labels.
         TrainingError: If a training goes wrong.
     """
-    kind, fewest = kind_of(data), min(int((data.labeled_y == label).sum()) for label in (1, -1))
-    folds = auto.folds[kind] if fewest >= auto.fewest else 0
-    learners = able(auto, spec, data)
+    fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
+    folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
     candidates, held = [], []
-    for one in learners:
+    for name, own, under, prior, scaled_by, seeds in able(auto, spec, data):
         begun = time.monotonic()
-        held += [cross_fit(one.spec, one.data, folds)] if folds else []
-        candidates.append(train(one, one.data, data, held[-1] if held else None, begun))
-    share = pollution(auto, held, data) if held else None
-    auto.found |= {} if share is None else {"auto/pollution": share}
-
-    def combine() -> CrossFit | None:
-        auto.combine(candidates, weights)
-        log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
-        return together(auto, candidates, held) if held else None
-
-    weights = auto.weights(candidates, kind, auto.pollution if share is None else share)
-    first = combine()
-    if first is None or not (again := second_round(auto, data, learners, candidates, first)):
-        return first
-    for number, (found, its) in again.items():
-        weights[number] /= 2
-        weights.append(weights[number])
+        auroc = None
+        if folds:
+            held.append(cross_fit(own, under, folds))
+            auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
+        scores, unlabeled = [], []
+        for _, detector in trained(with_seeds(own, under, seeds)):
+            scores.append(
+                Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
+            )
+            unlabeled.append(detector.score_samples(under.unlabeled).double())
+        found = Candidate(name, prior, scaled_by, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
+        log.info(said(found))
         candidates.append(found)
-        held.append(its)
-    return combine()
-
-
-def train(one: Able, learned_from: PollutedData, data: PollutedData, held: CrossFit | None, begun: float) -> Candidate:
-    """Trains a candidate on all samples.
-
-    Args:
-        one: The candidate.
-        learned_from: What it learns from: its data, some of whose unlabeled samples may have got labels.
-        data: The data of the run.
-        held: Its cross-fitting; None where nothing was held out.
-        begun: When its training began, in seconds of a steady clock.
-    """
-    scores, unlabeled = [], []
-    for _, detector in trained(with_seeds(one.spec, learned_from, one.seeds)):
-        recipe, feature_map = recipe_of(one.spec, detector), one.data.preprocessing.feature_map
-        scores.append(Member(detector.scorer, recipe, one.data.sample_shape, feature_map))
-        unlabeled.append(detector.score_samples(one.data.unlabeled).double())
-    auroc = metrics.roc_auc_with_error(held.labeled, data.labeled_y < 0) if held else None
-    seconds = time.monotonic() - begun
-    found = Candidate(one.name, one.prior, one.scaled_by, scores, torch.stack(unlabeled), auroc, seconds)
-    log.info(said(found))
-    return found
-
-
-def second_round(
-    auto: Auto, data: PollutedData, learners: list[Able], candidates: list[Candidate], first: CrossFit
-) -> dict[int, tuple[Candidate, CrossFit]]:
-    """Trains some candidates once more, from what the mean of all is sure of, see `Auto`.
-
-    What is held out from the first training of a candidate is so from its second one and from its pseudo-labels.
-
-    Args:
-        auto: The method, which has the mean.
-        data: The data of the run.
-        learners: The candidates.
-        candidates: The same, trained.
-        first: The cross-fitted shares of the mean.
-
-    Returns:
-        What they have learned and its cross-fitting, by their numbers; nothing where too few labels tell what is sure.
-    """
-    if not any(one.pseudo_labels for one in learners):
-        return {}
-    try:
-        random = drawn(first, data.labeled_y.cpu(), data.picked, auto.fewest)
-    except LabelError:
-        return {}
-    sure = posterior(random.labeled, random.label, random.pool)
-
-    def pseudo_labels(mean: Tensor, probability: float) -> Tensor:
-        found = sure.of_scores(mean).at(mean)
-        return (found < 1 - probability).long() - (found > probability).long()
-
-    mean, again = auto.score.mean(torch.cat([found.unlabeled for found in candidates]).T), {}
-    for number, one in enumerate(learners):
-        if one.pseudo_labels:
-            begun = time.monotonic()
-            labels = [pseudo_labels(seen, one.pseudo_labels) for seen in first.seen]
-            held = cross_fit(one.spec, one.data, first.folds, pseudo_labels=labels)
-            split = splits.with_labels(one.data.split, pseudo_labels(mean, one.pseudo_labels).numpy())
-            under = one.data.under(split, fitted=one.data.preprocessing)
-            again[number] = train(one._replace(name=f"{one.name}_again"), under, data, held, begun), held
-    return again
+    weights = auto.combine(candidates, kind_of(data), pollution(auto, held, data) if held else None)
+    log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
+    return together(auto, candidates, held) if held else None
 
 
 def pollution(auto: Auto, held: list[CrossFit], data: PollutedData) -> float | None:
@@ -194,20 +123,19 @@ def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> C
         held: The cross-fitting of each, on the same folds.
     """
 
-    def mean(shares: Sequence[Tensor]) -> Tensor:
+    def mean(part: str) -> Tensor:
         each = [
-            at_share(scores, share)
-            for candidate, share in zip(candidates, shares, strict=True)
+            at_share(scores, getattr(found, part))
+            for candidate, found in zip(candidates, held, strict=True)
             for scores in candidate.unlabeled
         ]
         return auto.score.mean(torch.stack(each, dim=1))
 
-    labeled, unlabeled = (mean([getattr(found, part) for found in held]) for part in ("labeled", "unlabeled"))
-    seen = [mean(shares) for shares in zip(*(found.seen for found in held), strict=True)]
+    labeled, unlabeled = mean("labeled"), mean("unlabeled")
     return CrossFit(
         share_below(labeled, unlabeled),
         share_below(unlabeled, unlabeled),
-        [share_below(scores, scores) for scores in seen],
+        held[0].folds,
         sum(found.seconds for found in held),
     )
 
@@ -239,7 +167,7 @@ def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
 def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
     split = replace(data.split, test=data.split.test[:0])
     for name, candidate in candidates.items():
-        settings = {key: value for key, value in candidate.items() if key not in OWN}
+        settings = {key: value for key, value in candidate.items() if key not in ("prior", "scaled_by", "seeds")}
         own = with_settings(spec, settings)
         under = data.under(
             split,
@@ -258,7 +186,6 @@ def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> I
             float(candidate.get("prior", 1)),
             candidate.get("scaled_by", ()),
             candidate.get("seeds", 1),
-            candidate.get("pseudo_labels"),
         )
 
 

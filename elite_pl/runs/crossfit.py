@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,19 +39,14 @@ class CrossFit:
         labeled: Shares of the labeled samples, in (0, 1), float64 of shape (M,); NaN for the only one of its kind,
             which every network needs.
         unlabeled: Shares of the unlabeled samples, shape (N,); empty where all networks were trained on them.
-        seen: For each network the shares of the unlabeled samples in its training set, which it was trained on.
+        folds: How many networks were trained.
         seconds: The time of all trainings.
     """
 
     labeled: Tensor
     unlabeled: Tensor
-    seen: Sequence[Tensor]
+    folds: int
     seconds: float
-
-    @property
-    def folds(self) -> int:
-        """How many networks were trained."""
-        return len(self.seen)
 
 
 class Drawn(NamedTuple):
@@ -101,15 +96,7 @@ def drawn(found: CrossFit, label: Tensor, picked: Tensor, fewest: int) -> Drawn:
     return Drawn(found.labeled[~picked], rest, pool, int((label[picked] < 0).sum()), int(picked.sum()))
 
 
-def cross_fit(
-    spec: RunSpec,
-    data: PollutedData,
-    folds: int,
-    *,
-    unlabeled: bool = True,
-    pseudo_labels: Sequence[Tensor] | None = None,
-    cached: bool = False,
-) -> CrossFit:
+def cross_fit(spec: RunSpec, data: PollutedData, folds: int, unlabeled: bool = True, cached: bool = False) -> CrossFit:
     """Trains a network for each of several parts of the training samples, without that part, and scores the part.
 
     Each training is as that of the run, in this process, on all labeled and unlabeled samples but the part; only the
@@ -121,8 +108,6 @@ def cross_fit(
         data: The data of the run, which stay where they are.
         folds: How many parts; fewer where a kind has fewer labeled samples, of which each part gets its share.
         unlabeled: Whether the unlabeled samples are divided, too.
-        pseudo_labels: For each network labels of the unlabeled samples in its training set, +1, -1 or 0 for none, from
-            which it learns as from the others; None for none at all.
         cached: Whether pre-trained weights are kept in the output directory, for other methods on the same parts.
 
     Raises:
@@ -135,20 +120,13 @@ def cross_fit(
     order = torch.randperm(count, generator=seeding.generator(data.seed, "folds")).numpy() if unlabeled else None
     shares = torch.full((len(data.arrays.x_train),), torch.nan, dtype=torch.float64)
     parts = [splits.hold_out(data.split, fold, folds, order) for fold in range(folds)]
-    learned_from = [rest for rest, _ in parts]
-    if pseudo_labels is not None:
-        learned_from = [
-            splits.with_labels(rest, label.numpy()) for rest, label in zip(learned_from, pseudo_labels, strict=True)
-        ]
-    runs = ((spec, data.under(split, fitted=data.preprocessing)) for split in learned_from)
-    seen = []  # network
-    for (rest, held), (own, detector) in zip(parts, trained(runs, cached), strict=True):
-        scores = detector.score_samples(own.of_training_part(rest.unlabeled))
-        seen.append(share_below(scores, scores))
+    runs = ((spec, data.under(rest, fitted=data.preprocessing)) for rest, _ in parts)
+    for (_, held), (own, detector) in zip(parts, trained(runs, cached), strict=True):
+        seen = detector.score_samples(own.unlabeled)
         for index in (held.labeled, held.unlabeled):
-            shares[torch.as_tensor(index)] = share_below(detector.score_samples(own.of_training_part(index)), scores)
+            shares[torch.as_tensor(index)] = share_below(detector.score_samples(own.of_training_part(index)), seen)
     found = shares[torch.as_tensor(data.split.unlabeled)] if unlabeled else shares[:0]
-    return CrossFit(shares[torch.as_tensor(data.split.labeled)], found, seen, time.monotonic() - start)
+    return CrossFit(shares[torch.as_tensor(data.split.labeled)], found, folds, time.monotonic() - start)
 
 
 def trained(

@@ -71,11 +71,8 @@ BEFORE: dict[str, object] = {
     },
 }
 
-# Keys of `auto` added since, for images: on other data a run keeps its hash, for there they change nothing.
-FOR_IMAGES = (
-    "method.candidates.images.extra_trees_pixels",
-    "method.candidates.images.label_spreading.pseudo_labels",
-)
+# The candidate of `auto` added since, for images: on other data a run keeps its hash, for there it changes nothing.
+FOR_IMAGES = "method.candidates.images.extra_trees_pixels"
 
 # Values added since, each with the older one that is equivalent wherever that one was allowed.
 ALIASES: dict[str, dict[object, object]] = {"method.contamination": {"auto": "given"}}
@@ -102,7 +99,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     known = renamed(dict(config), OLD)
     dataset = known.get("dataset", {})
     source = dataset.get("source", {})
-    for node, name in (found for key in FOR_IMAGES for found in _holders(known, key)):
+    for node, name in _holders(known, FOR_IMAGES):
         if name in node and _without_images(config):
             del node[name]
     folders = ("path",) if source.get("_target_") == "elite_pl.data.image_folder" else ()

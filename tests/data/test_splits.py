@@ -13,7 +13,6 @@ from elite_pl.data.splits import (
     known_labels,
     polluted_one_vs_rest,
     stratified,
-    with_labels,
 )
 
 Y_TRAIN = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [400, 300, 300, 300, 300]))
@@ -278,13 +277,3 @@ def test_label_noise_turns_so_many_labels_round_and_changes_nothing_else(noise, 
     assert [x.tolist() for x in (noisy.unlabeled, noisy.labeled, noisy.test)] == [
         x.tolist() for x in (clean.unlabeled, clean.labeled, clean.test)
     ]
-
-
-def test_unlabeled_samples_are_taken_for_labeled_ones():
-    split = Split(np.array([1, 4, 6, 9]), np.array([3, 0]), np.array([1, -1], dtype=np.int8), np.array([7]))
-    found = with_labels(split, np.array([-1, 0, 1, -1]))
-    assert found.unlabeled.tolist() == [4] and found.test.tolist() == [7]
-    assert found.labeled.tolist() == [3, 6, 0, 1, 9] and found.labeled_y.tolist() == [1, 1, -1, -1, -1]
-    assert found.labeled_y.dtype == split.labeled_y.dtype
-    same = with_labels(split, np.zeros(4, dtype=int))
-    assert same.unlabeled.tolist() == split.unlabeled.tolist() and same.labeled.tolist() == split.labeled.tolist()

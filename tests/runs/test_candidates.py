@@ -1,21 +1,14 @@
 """`method=auto`: several methods, weighted by labels that were held out."""
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import elite_pl
-from elite_pl import config
-from elite_pl.data.arrays import make_arrays
-from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.auto import Auto, Candidate
 from elite_pl.runs import crossfit
-from elite_pl.runs.build import make_data, make_detector
-from elite_pl.runs.candidates import train_candidates
-from elite_pl.runs.spec import RunSpec
 
 SHORT = [
     "method.candidates.vectors.extra_trees.method.trees=10",
@@ -87,55 +80,6 @@ def test_images_are_scored_by_their_edges(tmp_path):
     np.testing.assert_array_equal(elite_pl.load(tmp_path / "detector.pt").score(x), scores)
 
 
-AGAIN = [*SHORT, "+method.candidates.vectors.label_spreading.pseudo_labels=0.7"]
-
-
-def test_a_candidate_learns_again_from_what_the_mean_is_sure_of(table, tmp_path, caplog, monkeypatch):
-    x, y = table
-    taught, under = [], PollutedData.under
-
-    def note(data, split, **changes):
-        taught.append(split)
-        return under(data, split, **changes)
-
-    first = elite_pl.fit(x, y, overrides=SHORT)
-    monkeypatch.setattr(PollutedData, "under", note)
-    caplog.set_level(logging.INFO, "elite_pl")
-    detector = elite_pl.fit(x, y, overrides=AGAIN)
-    assert "candidate label_spreading_again, ROC AUC" in caplog.text
-    weight = detector.model.weight
-    assert len(weight) == 6 and float(weight.sum()) == pytest.approx(1)
-    expected = first.model.weight.clone()
-    expected[2] /= 2  # half of it goes to what label spreading has learned anew
-    np.testing.assert_allclose(weight, [*expected, expected[2]], rtol=1e-6)
-    *parts, whole, _ = [split for split in taught if len(split.labeled) > 20]  # the whole for its seed once more
-    truth = np.where(np.arange(140) < 100, 1, -1)
-    assert len(parts) == 2 and set(np.flatnonzero(y)) < set(whole.labeled)
-    assert (whole.labeled_y == truth[whole.labeled]).mean() > 0.95, "it is sure where it is right"
-    for split, held in zip(parts, parts[::-1], strict=True):
-        assert not set(np.flatnonzero(y)) <= set(split.labeled), "what is held out has no pseudo-label either"
-        assert set(np.flatnonzero(y)) <= set(split.labeled) | set(held.labeled)
-    detector.save(tmp_path / "detector.pt")
-    np.testing.assert_array_equal(elite_pl.load(tmp_path / "detector.pt").score(x), detector.score(x))
-
-
-@pytest.mark.parametrize("labels", ["enough", "three of a kind", "picked"])
-def test_only_labels_that_tell_how_sure_it_is_make_it_learn_again(table, labels):
-    x, y = table
-    if labels == "three of a kind":
-        y = np.where(np.isin(np.arange(140), range(3, 10)), 0, y)
-    given = ["dataset=npz", "dataset.path=null", "dataset.labels=known", "method=auto", "logger=none", *AGAIN]
-    spec = RunSpec.of(config.compose(given))
-    arrays = make_arrays("table", x.astype(np.float32), y, x[:0].astype(np.float32), y[:0], labels="known")
-    if labels == "picked":  # all of the anomalies were suspicious first
-        arrays = replace(arrays, picked_train=y < 0)
-    data = make_data(spec.config, arrays)
-    auto = make_detector(spec.config, data.sample_shape)
-    found = train_candidates(auto, spec, data)
-    assert ("auto/label_spreading_again/weight" in auto.facts()) == (labels == "enough")
-    assert "auto/label_spreading/weight" in auto.facts() and (found is None) == (labels == "three of a kind")
-
-
 def test_candidates_have_feature_maps_of_their_own(table):
     with pytest.raises(ValueError, match="feature_map: method=auto gives each candidate one of its own"):
         elite_pl.fit(*table, method="auto", overrides=["feature_map=tabular"])
@@ -190,15 +134,3 @@ def test_hidden_anomalies_give_the_graph_the_place_of_elite():
         weight[hidden] = detector.model.weight[2:].tolist()
     assert weight[10][0] < sum(weight[10][1:]), "elite_tabular, of four seeds"
     assert weight[200][0] > sum(weight[200][1:])
-
-
-def test_pseudo_labels_take_a_probability():
-    with pytest.raises(ValueError, match=r"a\.pseudo_labels=0\.4: expected a probability from 0\.5 to 1"):
-        Auto(
-            name="auto",
-            pollution=0.1,
-            candidates={"vectors": {"a": {"pseudo_labels": 0.4}}},
-            folds={},
-            fewest=4,
-            temperature={},
-        )

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from elite_pl import config, seeding
+from elite_pl import config
 from elite_pl.algorithm.metrics import roc_auc
 from elite_pl.data.arrays import make_arrays
-from elite_pl.data.splits import hold_out
 from elite_pl.errors import LabelError
 from elite_pl.methods.base import BaseDetector
 from elite_pl.runs.build import make_data
@@ -80,20 +79,3 @@ def test_labels_of_one_kind_or_none(labels):
 def test_a_method_that_lacks_labels_says_so():
     with pytest.raises(LabelError, match="1 normal"):
         cross_fit(*prepared("ssad", normal=2, anomalous=2), 5)
-
-
-def test_pseudo_labels_count_as_labels_where_they_are_and_nowhere_else():
-    spec, data = prepared("logistic_regression", normal=4, anomalous=4)
-    plain = cross_fit(spec, data, 4)
-    none = cross_fit(spec, data, 4, pseudo_labels=[torch.zeros(len(seen)) for seen in plain.seen])
-    assert none.labeled.equal(plain.labeled) and none.unlabeled.equal(plain.unlabeled)
-    order = torch.randperm(len(data.unlabeled), generator=seeding.generator(data.seed, "folds")).numpy()
-    rests = [hold_out(data.split, fold, 4, order)[0] for fold in range(4)]
-    assert [len(seen) for seen in plain.seen] == [len(rest.unlabeled) for rest in rests]
-    truth = [torch.as_tensor(np.where(rest.unlabeled >= 90, -1, 1)) for rest in rests]
-    taught = cross_fit(spec, data, 4, pseudo_labels=truth)
-    assert taught.folds == 4 and len(taught.labeled) == 8 and len(taught.unlabeled) == len(data.unlabeled)
-    hidden = torch.as_tensor(data.split.unlabeled >= 90)
-    assert roc_auc(taught.unlabeled, hidden) > 0.95
-    wrong = cross_fit(spec, data, 4, pseudo_labels=[-label for label in truth])
-    assert roc_auc(wrong.unlabeled, hidden) < 0.05
