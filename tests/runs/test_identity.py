@@ -82,6 +82,7 @@ def test_every_old_address_has_a_public_one_that_is_there(composed):
         ({"_target_": "elite_pl.data.image_folder", "path": "photos"}, True),
         ({"_target_": "elite_pl.data.npz", "path": "images.npz"}, True),
         ({"_target_": "elite_pl.data.npz", "path": "not_there.npz"}, True),
+        ({"_target_": "elite_pl.data.npz", "path": "damaged.npz"}, True),
         ({"_target_": "elite_pl.data.npz", "path": "vectors.npz"}, False),
         ({"_target_": "elite_pl.data.digits"}, False),
         ({"_target_": "elite_pl.data.table", "path": "rows.csv"}, False),
@@ -92,6 +93,10 @@ def test_a_candidate_for_images_counts_where_there_are_images(composed, tmp_path
     monkeypatch.chdir(tmp_path)
     np.savez("images.npz", x=np.zeros((3, 8, 8)), y=[0, 1, 1])
     np.savez("vectors.npz", x_train=np.zeros((3, 8)), y_train=[0, 1, 1])
+    np.savez_compressed("damaged.npz", x=np.zeros((3, 8)), y=[0, 1, 1])
+    content = bytearray(Path("damaged.npz").read_bytes())
+    content[45:60] = bytes(15)  # of the compressed array
+    Path("damaged.npz").write_bytes(content)
     plain = composed(["method=auto"])
     plain["dataset"] = {"name": "mine", "source": source}
     before = copy.deepcopy(plain)
