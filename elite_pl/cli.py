@@ -157,6 +157,9 @@ def _explanation(error: BaseException) -> str:
         if "incompatible with type hint 'Union[int, str]'" in cause:
             key, _, value = typed.partition("=")
             return f"{key}={value}: is read as a number, or as true or false; quote text: '{key}=\"{value}\"'"
+        if "is not a ListConfig" in cause:
+            key, _, value = typed.partition("=")
+            return f"{typed}: expected a list in brackets: '{key}=[{value}]'"
         return f"{typed}: {cause}"
     if lines[0].startswith("LexerNoViableAltException"):
         key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")

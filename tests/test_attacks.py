@@ -47,6 +47,7 @@ TYPED = {
     "dataset=mnist dataset.root=null": "dataset.root=null",
     "n_train=1000000000000000000000": "n_train=1000000000000000000000: must be from 2",
     "threads=100000000": "threads=100000000: must be at most",
+    "reuse=outputs/x": "reuse=outputs/x: expected a list in brackets: 'reuse=[outputs/x]'",
     "study=1e5": "study=1e5: is read as a number, or as true or false; quote text: 'study=\"1e5\"'",
     "study=true": "quote text: 'study=\"true\"'",
     "-m study=a,1e5": "is read as a number",
