@@ -154,11 +154,10 @@ def _explanation(error: BaseException) -> str:
         return _groups()
     if lines[0].startswith("Error merging override") and error.__cause__ is not None:
         typed, cause = lines[0].removeprefix("Error merging override "), str(error.__cause__).splitlines()[0]
+        key, _, value = typed.partition("=")
         if "incompatible with type hint 'Union[int, str]'" in cause:
-            key, _, value = typed.partition("=")
             return f"{key}={value}: is read as a number, or as true or false; quote text: '{key}=\"{value}\"'"
         if "is not a ListConfig" in cause:
-            key, _, value = typed.partition("=")
             return f"{typed}: expected a list in brackets: '{key}=[{value}]'"
         return f"{typed}: {cause}"
     if lines[0].startswith("LexerNoViableAltException"):
