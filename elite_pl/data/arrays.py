@@ -34,6 +34,7 @@ class Arrays:
         fingerprint: First 16 hex digits of the sha256 over the four arrays.
         ids_train: (n,) unicode, what a person calls the training samples: an id, a path; None where they have no names.
         ids_test: As `ids_train`.
+        id_name: What ids are called where they stand in a file: "id", or "path".
         picked_train: (n,) bool, the training samples that a person labeled because they were suspicious. Their labels
             are as good as others to learn from, but tell nothing of how frequent anomalies are. None where none are.
         encoding: How a row of a table becomes a vector, from `Encoding.to_plain`; None for other data.
@@ -51,6 +52,7 @@ class Arrays:
     fingerprint: str
     ids_train: np.ndarray | None = None
     ids_test: np.ndarray | None = None
+    id_name: str = "id"
     picked_train: np.ndarray | None = None
     encoding: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()

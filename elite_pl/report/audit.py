@@ -74,7 +74,7 @@ class AuditedRun:
     @property
     def column(self) -> str:
         """The column that names samples in a file of labels: path, id or index."""
-        return "index" if self.arrays.ids_train is None else "path" if self.source["_target_"] == FOLDER else "id"
+        return "index" if self.arrays.ids_train is None else self.arrays.id_name
 
     def name(self, index: int) -> str:
         """The name of a training sample."""

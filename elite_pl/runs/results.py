@@ -158,10 +158,10 @@ def _column(values: ArrayLike | None, kind: type | None = None) -> Column:
     return lambda part: array[part].tolist()
 
 
-def _index(index: NDArray[Any], ids: NDArray[Any] | None) -> dict[str, Column]:
+def _index(index: NDArray[Any], ids: NDArray[Any] | None, id_name: str) -> dict[str, Column]:
     """The first column of a table, an index, with the ids beside it if there are any."""
     columns = {"index": _column(index, int)}
-    return columns if ids is None else columns | {"id": lambda part: ids[index[part]].tolist()}
+    return columns if ids is None else columns | {id_name: lambda part: ids[index[part]].tolist()}
 
 
 def write_scores(
@@ -170,6 +170,7 @@ def write_scores(
     score: ArrayLike,
     is_anomaly: ArrayLike | None,
     ids: np.ndarray | None = None,
+    id_name: str = "id",
 ) -> None:
     """Writes `scores.csv`: index into the test set, score (higher is more anomalous), truth (1 anomaly, 0 normal).
 
@@ -178,11 +179,12 @@ def write_scores(
         index: (n,).
         score: (n,).
         is_anomaly: (n,), or None where it is unknown: the column is then empty.
-        ids: Names of the samples of the test set, or None: there is then no column `id` after the index.
+        ids: Names of the samples of the test set, or None: there is then no column of names after the index.
+        id_name: What this column is called.
     """
     index = np.asarray(index)
     columns = {"score": _column(score, float), "is_anomaly": _column(is_anomaly, int)}
-    _write_csv(path, _index(index, ids) | columns, len(index))
+    _write_csv(path, _index(index, ids, id_name) | columns, len(index))
 
 
 def write_audit(
@@ -191,6 +193,7 @@ def write_audit(
     audit: Audit,
     is_anomaly: ArrayLike | None,
     ids: np.ndarray | None = None,
+    id_name: str = "id",
 ) -> None:
     """Writes `audit.csv`: the unlabeled training samples, the most suspicious first (rank 1; equal ones by index).
 
@@ -199,7 +202,8 @@ def write_audit(
         index: Index into the training set, (n,).
         audit: The suspicions.
         is_anomaly: The truth, (n,), or None where it is unknown.
-        ids: Names of the samples of the training set, or None: there is then no column `id` after the index.
+        ids: Names of the samples of the training set, or None: there is then no column of names after the index.
+        id_name: What this column is called.
     """
     suspicion = np.asarray(audit.suspicion, dtype=np.float64)
     order = np.lexsort((np.asarray(index), -suspicion))
@@ -213,7 +217,7 @@ def write_audit(
             "" if place < 0 else place if ids is None else ids[place] for place in places[order[part]].tolist()
         ]
 
-    table = _index(np.asarray(index)[order], ids) | {
+    table = _index(np.asarray(index)[order], ids, id_name) | {
         "suspicion": column(audit.suspicion),
         "probability": column(audit.probability, float),
         "verdict": lambda part: np.where(np.asarray(audit.flagged)[order[part]], "anomaly", "normal").tolist(),
@@ -233,6 +237,7 @@ def write_labels(
     label: ArrayLike,
     doubts: Doubts,
     ids: np.ndarray | None = None,
+    id_name: str = "id",
 ) -> None:
     """Writes `labeled.csv`: the labeled training samples, those first whose label is most in doubt.
 
@@ -241,7 +246,8 @@ def write_labels(
         index: Index into the training set, (m,).
         label: 1 normal, -1 anomaly, (m,).
         doubts: Of the labels.
-        ids: Names of the samples of the training set, or None: there is then no column `id` after the index.
+        ids: As in `write_audit`.
+        id_name: As in `write_audit`.
     """
     order = np.lexsort((np.asarray(index), -np.asarray(doubts.contradiction)))
     columns = {
@@ -249,7 +255,7 @@ def write_labels(
         "share_below": _column(np.asarray(doubts.share)[order], float),
         "contradiction": _column(np.asarray(doubts.contradiction)[order], float),
     }
-    _write_csv(path, _index(np.asarray(index)[order], ids) | columns, len(order))
+    _write_csv(path, _index(np.asarray(index)[order], ids, id_name) | columns, len(order))
 
 
 def write_meta_gradient(

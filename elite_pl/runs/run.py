@@ -283,10 +283,12 @@ def write_results(
     if hidden is not None:
         results |= against_truth(found, hidden)
 
-    write_scores(directory / "scores.csv", data.split.test, test, is_anomaly, data.arrays.ids_test)
+    arrays, split = data.arrays, data.split
+    write_scores(directory / "scores.csv", split.test, test, is_anomaly, arrays.ids_test, arrays.id_name)
     if (doubts := decision.doubts) is not None:
-        write_labels(directory / "labeled.csv", data.split.labeled, data.labeled_y, doubts, data.arrays.ids_train)
-    write_audit(directory / "audit.csv", data.split.unlabeled, found, hidden, data.arrays.ids_train)
+        names = arrays.ids_train, arrays.id_name
+        write_labels(directory / "labeled.csv", split.labeled, data.labeled_y, doubts, *names)
+    write_audit(directory / "audit.csv", split.unlabeled, found, hidden, arrays.ids_train, arrays.id_name)
     if (recording := detector.recording()) is not None:
         write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
     recorded = []

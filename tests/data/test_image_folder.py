@@ -72,14 +72,14 @@ def test_from_a_folder_to_named_suspicions(command, photos):
         "not taken for images by their names: labels of last year.xls",
     ]
     audit, scores = (rows(outcome.directory / f"{name}.csv") for name in ("audit", "scores"))
-    assert sorted(row["id"] for row in audit) == [f"unlabeled/{i:02}.png" for i in range(24)]
-    assert [row["id"] for row in scores] == [f"test/anomaly/{i:02}.png" for i in range(4)] + [
+    assert sorted(row["path"] for row in audit) == [f"unlabeled/{i:02}.png" for i in range(24)]
+    assert [row["path"] for row in scores] == [f"test/anomaly/{i:02}.png" for i in range(4)] + [
         f"test/normal/{i:02}.png" for i in range(6)
     ]
     assert [row["is_anomaly"] for row in scores] == ["1"] * 4 + ["0"] * 6
     with np.load(outcome.directory / "splits.npz") as kept:
-        assert {row["index"]: row["id"] for row in audit} == {str(i): kept["ids_train"][i] for i in kept["unlabeled"]}
-        assert kept["ids_test"].tolist() == [row["id"] for row in scores]
+        assert {row["index"]: row["path"] for row in audit} == {str(i): kept["ids_train"][i] for i in kept["unlabeled"]}
+        assert kept["ids_test"].tolist() == [row["path"] for row in scores]
 
 
 def test_look_label_train_again(command, photos):
@@ -90,12 +90,12 @@ def test_look_label_train_again(command, photos):
     assert again.err == "done before: nothing to run\n" and again.directory == first.directory
     with open("labels.csv", "w", newline="") as file:
         csv.writer(file).writerows(
-            [["path", "label", "by"], [audit[0]["id"], "anomaly", "me"], [audit[1]["id"], 1, ""]]
+            [["path", "label", "by"], [audit[0]["path"], "anomaly", "me"], [audit[1]["path"], 1, ""]]
         )
     again = command(*SHORT, "dataset.labels_file=labels.csv")
     assert again.code == 0, again.err
     assert "training         22        5        5" in again.err
-    assert {row["id"] for row in audit[2:]} == {row["id"] for row in rows(again.directory / "audit.csv")}
+    assert {row["path"] for row in audit[2:]} == {row["path"] for row in rows(again.directory / "audit.csv")}
 
 
 def test_a_folder_counts_by_its_images_wherever_it_lies(photos, tmp_path):

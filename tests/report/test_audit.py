@@ -251,16 +251,16 @@ def test_a_person_goes_round_the_loop(command, shown, photos, tmp_path):
     assert said["filtered"] == [0, 4]
     assert said["loaded"] == [] and said["scripts"] == 3 and said["wide"] and said["pictures"] >= 5
     table = rows(run / "audit.csv")
-    assert said["names"] == [row["id"] for row in table] and f"unlabeled/{HOSTILE}" in said["names"]
+    assert said["names"] == [row["path"] for row in table] and f"unlabeled/{HOSTILE}" in said["names"]
     assert len(said["kept"]) == 4
 
     for name, text in said["saved"].items():
         (tmp_path / name).write_text(text)
     labels = {row["path"]: row["label"] for row in rows(tmp_path / "labels.csv")}
     picked = {row["path"]: row["picked"] for row in rows(tmp_path / "labels.csv")}
-    assert picked[table[0]["id"]] == "yes" and picked["labeled/normal/00.png"] == ""
-    assert labels[table[0]["id"]] == "anomaly" and labels[table[1]["id"]] == "normal"
-    assert table[2]["id"] not in labels and labels["labeled/normal/00.png"] == "normal"
+    assert picked[table[0]["path"]] == "yes" and picked["labeled/normal/00.png"] == ""
+    assert labels[table[0]["path"]] == "anomaly" and labels[table[1]["path"]] == "normal"
+    assert table[2]["path"] not in labels and labels["labeled/normal/00.png"] == "normal"
     again = trained(command, "dataset=image_folder", "dataset.path=photos", "dataset.labels_file=labels.csv")
     before, after = (json.loads((place / "metrics.json").read_text())["data/labeled"] for place in (run, again))
     assert (before, after) == (4, 7)
@@ -268,7 +268,7 @@ def test_a_person_goes_round_the_loop(command, shown, photos, tmp_path):
     assert shown(run, "--keep", tmp_path / "keep.csv")[0] == 0
     names = {row["path"] for row in rows(run / "clean.csv")}
     assert names == {row["path"] for row in rows(tmp_path / "keep.csv")}
-    assert table[1]["id"] in names and table[0]["id"] not in names and "labeled/anomaly/00.png" not in names
+    assert table[1]["path"] in names and table[0]["path"] not in names and "labeled/anomaly/00.png" not in names
 
 
 @pytest.mark.slow  # a browser, which a busy machine lets down

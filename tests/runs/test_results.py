@@ -252,8 +252,8 @@ def test_ids_stand_beside_the_index(tmp_path: Path) -> None:
         encoding="utf-8"
     ) == "index,id,score,is_anomaly\n2,ü.png,0.5,\n0,a.png,0.25,\n"
     found = Audit(torch.tensor([0.1, 0.5]), None, torch.tensor([False, True]), np.array([[2, -1]] * 2), None)
-    results.write_audit(tmp_path / "audit.csv", [0, 1], found, None, ids)
-    columns = ("index", "id", "rank", "nearest_normal", "nearest_anomaly")
+    results.write_audit(tmp_path / "audit.csv", [0, 1], found, None, ids, "path")
+    columns = ("index", "path", "rank", "nearest_normal", "nearest_anomaly")
     assert [tuple(row[name] for name in columns) for row in rows_of(tmp_path / "audit.csv")] == [
         ("1", 'b, "c".png', "1", "ü.png", ""),
         ("0", "a.png", "2", "ü.png", ""),

@@ -89,8 +89,8 @@ def image_folder(
         notes.append(f"not taken for images by their names: {some(others)}")
     if broken:
         notes.append(f"left out {explained(broken)}")
-    ids_train, ids_test = ids[:n_train], ids[n_train:]
-    return replace(arrays, ids_train=ids_train, ids_test=ids_test, picked_train=picked[:n_train], notes=tuple(notes))
+    named = {"ids_train": ids[:n_train], "ids_test": ids[n_train:], "id_name": "path"}
+    return replace(arrays, **named, picked_train=picked[:n_train], notes=tuple(notes))
 
 
 def _known(names: np.ndarray, labels_file: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
