@@ -171,6 +171,9 @@ def _explanation(error: BaseException) -> str:
     if option := re.match(r"(?:In '.*': )?Could not find '([\w/]+)/([^/']+)'\n+Available options in .*", str(error)):
         group, name = option.groups()
         there = str(error)[option.end() :].partition("Config search path:")[0].split()
+        if group == "augmentation/by_dataset":
+            known = f"none is known for dataset={name}, only for {', '.join(there)}"
+            return f"augmentation=auto: {known}; name one, as --help lists them"
         close = difflib.get_close_matches(name, there)
         hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(there)}"
         return f"{group}={name}: no such option; {hint}"

@@ -141,6 +141,7 @@ def test_what_is_typed(command, typed):
 SPLITS = {
     ("pollution=0.01",): ("label_ratio=0.085", "pollution"),  # fewer anomalies than are to be labeled
     ("pollution=0",): ("pollution=0", "label_ratio=0", "outside"),
+    ("dataset=npz", "augmentation=auto"): ("augmentation=auto: none is known for dataset=npz, only for cifar10",),
     ("n_train=121", "label_ratio=0.999"): ("label_ratio=0.999", "unlabeled"),  # leaves no unlabeled sample
     ("n_train=1000", "pollution=0.1"): ("n_train=1000", "125"),  # says how many there are
     ("normal_class=10",): ("normal_class=10", "0", "9"),

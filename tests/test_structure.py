@@ -120,6 +120,15 @@ NEEDS = {
     "dataset/npz": ["dataset.path=data/own.npz", "n_train=null"],
     "dataset/table": ["dataset.path=data/own.csv"],
 }
+# The augmentation that `augmentation=auto` takes.
+SUITS = {
+    "mnist": "digits",
+    "fmnist": "clothes",
+    "cifar10": "photos",
+    "image_folder": "photos",
+    "digits": "noise",
+    "table": "noise",
+}
 WEIGHTS = {"backbone/timm": "stand_in_for_timm", "backbone/torchvision": "torchvision_file"}  # fixtures
 
 
@@ -197,7 +206,16 @@ def test_every_config_file_belongs_to_a_group_that_is_tested_here():
     }
     tested = {"train.yaml", "wandb_sweep.yaml", *(f"{option}.yaml" for option in OPTIONS), *shared}
     tested |= {f"experiment/{name}.yaml" for name in options("experiment")}
+    tested |= {f"augmentation/by_dataset/{name}.yaml" for name in SUITS}
     assert {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")} == tested
+
+
+@pytest.mark.parametrize("dataset", SUITS)
+def test_augmentation_auto_is_the_one_for_the_data_set(dataset):
+    choices = (f"augmentation={name}" for name in ("auto", SUITS[dataset]))
+    auto, named = (OmegaConf.to_container(composed(f"dataset={dataset}", choice)) for choice in choices)
+    assert named["augmentation"]["_target_"]
+    assert {**auto, "hydra": None} == {**named, "hydra": None}
 
 
 @pytest.mark.parametrize("option", sorted({*OPTIONS} - {f"method/{name}" for name in (*NETWORKS, *SHALLOW)}))
