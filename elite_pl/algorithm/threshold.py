@@ -23,3 +23,20 @@ def choose_threshold(labeled: Tensor, label: Tensor, unlabeled: Tensor) -> float
     anomalous = labeled.double() > candidates[:, None]
     gain = anomalous[:, label < 0].double().mean(1) - anomalous[:, label > 0].double().mean(1)
     return float(candidates[gain.argmax()])
+
+
+def agreeing_threshold(score: Tensor, suspicion: Tensor) -> Tensor:
+    """The score that parts samples as another quantity does: above it, the suspicions have the greatest sum.
+
+    Args:
+        score: (n,).
+        suspicion: Positive = anomalous, shape (n,).
+
+    Returns:
+        Half-way to the next score, shape (); the greatest score where no sum is positive.
+    """
+    ordered, order = score.sort(descending=True)
+    total = suspicion[order].cumsum(0)
+    last = total.argmax()
+    middle = (ordered[last] + ordered[(last + 1).clamp(max=len(score) - 1)]) / 2
+    return torch.where(total[last] > 0, middle, ordered[0])
