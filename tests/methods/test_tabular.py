@@ -35,7 +35,7 @@ def test_both_kinds_of_labels_weigh_the_same():
     assert len(balanced(torch.ones(0))) == 0
 
 
-@pytest.mark.parametrize("method", ["elite_tabular", "labels_only_tabular", "deep_sad_tabular"])
+@pytest.mark.parametrize("method", ["elite_tabular", "labels_only_tabular", "deep_sad_tabular", "mean_teacher_tabular"])
 def test_a_few_labels_find_anomalies_that_lie_between_normal_rows(method):
     """Normal rows on a circle, anomalies within it: without a ramp all scores fall before the labels part them."""
     rng = np.random.default_rng(0)
