@@ -82,6 +82,10 @@ Deep SAD: after 5 epochs one seed differs from another by 3 to 5 points (standar
 table had before, say nothing. Over twelve, ours has 76.9 ± 0.9, and 77.3 ± 0.9 with `method.labeled_statistics=joint`,
 as in Deep-SAD-PyTorch. In a bare loop on the same splits, all labels at every step or each once an epoch as there makes
 no difference: 77.9 ± 0.9 and 78.2 ± 1.5.
+
+What three times its speed would take: PyTorch's convolutions alone, forward and backward, are 0.46 of a step of Deep SVDD
+on 128 images. Deep SAD's step has 148, and would have to take 0.58 of it (Deep-SAD-PyTorch: 1.75): 0.05 for
+normalization, pooling, the optimizer, the samples and the loop.
 """
 
 
