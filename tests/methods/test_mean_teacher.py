@@ -69,16 +69,20 @@ def test_it_is_found_anew_for_each_epoch_and_is_that_of_its_rule(command, monkey
 
 def test_an_interrupted_run_goes_on_with_what_it_knew(command, monkeypatch):
     typed, original = (*SHORT, "method.threshold=contamination", "epochs=5"), MeanTeacher.loss
+    epochs, stop = [], 4
 
     def loss(self, batch):
-        if self.current_epoch == 4:
+        epochs.append(self.current_epoch)
+        if self.current_epoch == stop:
             raise RuntimeError
         return original(self, batch)
 
     monkeypatch.setattr(MeanTeacher, "loss", loss)
     assert command(*typed).code == 1
-    monkeypatch.setattr(MeanTeacher, "loss", original)
-    resumed, whole = command(*typed), command(*typed, "output_dir=whole")
+    epochs, stop = [], None
+    resumed = command(*typed)
+    assert set(epochs) == {4}, "from the checkpoint, not anew"
+    whole = command(*typed, "output_dir=whole")
     assert resumed.directory != whole.directory
     for name in ("scores.csv", "history.csv"):
         assert (resumed.directory / name).read_text() == (whole.directory / name).read_text()
