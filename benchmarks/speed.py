@@ -83,9 +83,9 @@ table had before, say nothing. Over twelve, ours has 76.9 ± 0.9, and 77.3 ± 0.
 as in Deep-SAD-PyTorch. In a bare loop on the same splits, all labels at every step or each once an epoch as there makes
 no difference: 77.9 ± 0.9 and 78.2 ± 1.5.
 
-What three times its speed would take: PyTorch's convolutions alone, forward and backward, are 0.46 of a step of Deep
-SVDD on 128 images, so 0.53 on the 148 of Deep SAD's step. That would have to take 0.58 (Deep-SAD-PyTorch: 1.75), which
-leaves 0.05 for normalization, pooling, the optimizer, the samples and the loop.
+What three times its speed would take: PyTorch's convolutions alone, forward and backward, are 0.48 of a step of Deep
+SVDD on 128 images, so 0.55 on the 148 of Deep SAD's step. That would have to take 0.58 (Deep-SAD-PyTorch: 1.75), which
+leaves 0.03 for normalization, pooling, the optimizer, the samples and the loop.
 """
 
 
