@@ -117,12 +117,13 @@ def main() -> None:
         print(lines[-1], flush=True)
 
     tell("`elite_pl.fit`, 2,000 rows", "4 seeds and 5 folds", *of_fit(), "s")
-    for seeds, *drawn in ((2,), (2, "pictures=false"), (10, "pictures=false")):
-        start, cells = command("seed=0", *drawn), (f"seed=range({seeds})", "normal_class=range(10)", *drawn)
-        each, stack, number = command(*cells), command(*cells, "hydra.sweeper.stack=10"), 10 * seeds
-        name = " ".join(["digits, elite_svdd, whole command", *drawn])
-        tell(name, f"{number} cells, 10 at a time", each, stack, "s")
-        tell("the same, without the start and the first cell", f"{number - 1} cells", each - start, stack - start, "s")
+    for drawn, numbers in (([], (20,)), (["pictures=false"], (20, 100))):
+        name, start = " ".join(["digits, elite_svdd, whole command", *drawn]), command("seed=0", *drawn)
+        for k in numbers:
+            cells = f"seed=range({k // 10})", "normal_class=range(10)", *drawn
+            each, stack = command(*cells), command(*cells, "hydra.sweeper.stack=10")
+            tell(name, f"{k} cells, 10 at a time", each, stack, "s")
+            tell("the same, without the start and the first cell", f"{k - 1} cells", each - start, stack - start, "s")
     for network, (shape, typed, methods, counts) in CASES.items():
         for method, k in itertools.product(methods, counts):
             tell(f"{method}, {network}", str(k), *steps([f"method={method}", *typed], shape, k), "ms")

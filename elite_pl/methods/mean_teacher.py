@@ -101,9 +101,11 @@ class MeanTeacher(Detector):
         if not (trust or self.listens()):
             return labeled_loss
         said = self.teacher_score(batch) / self.margin
-        threshold = self.remember(batch, said) if isinstance(self.threshold, str) else self.threshold
+        if self.finds_threshold:
+            self.remember(batch, said)
         if not trust:
             return labeled_loss
+        threshold = self.undecided if isinstance(self.threshold, str) else self.threshold
         verdict = 1 - 2 * torch.sigmoid((said - threshold) / self.temperature)
         taught = (verdict.abs() * hinge(unlabeled, verdict, self.margin)).mean()
         self.observe(teacher_anomalies=(verdict < 0).float().mean(), teacher_weight=verdict.abs().mean())
@@ -124,22 +126,18 @@ class MeanTeacher(Detector):
         """Returns whether the threshold is found from what the teacher says in this step, if nothing else is yet."""
         return self.finds_threshold and self.after_warm_up() >= -1
 
-    def remember(self, batch: Batch, said: Tensor) -> Tensor:
+    def remember(self, batch: Batch, said: Tensor) -> None:
         """Keeps what finds the next threshold.
 
         Args:
             batch: The batch.
             said: The teacher's scores of its unlabeled samples, in units of the margin, shape (n,).
-
-        Returns:
-            The threshold of this step, shape ().
         """
         self.said[batch["index"]] = said.to(self.said.dtype)
         if self.threshold == "meta_gradient":
             d = self.derivative(batch)
             self.suspicion[batch["index"]] = -(d / d.abs().mean().clamp(min=torch.finfo(d.dtype).tiny)).float()
         self.observe(teacher_threshold=self.undecided)
-        return self.undecided
 
     def derivative(self, batch: Batch) -> Tensor:
         """Returns d of the whole unlabeled batch, shape (n,), by passes that leave the running statistics alone."""

@@ -261,11 +261,11 @@ def write_results(
     held: CrossFit | None,
 ) -> dict[str, Any]:
     """Scores the test set and the training samples, and writes all files of a run but `metrics.json`."""
-    directory = spec.directory
+    directory, arrays, split = spec.directory, data.arrays, data.split
     trained, decision, unlabeled = trained_detector(spec, detector, data, held)
     test = detector.score_samples(data.test)
     found = audit(detector, data, unlabeled, decision)
-    hidden = None if data.arrays.labels == "known" else data.anomalous("unlabeled")
+    hidden = None if arrays.labels == "known" else data.anomalous("unlabeled")
     is_anomaly = data.anomalous("test")
 
     results = {**facts, **detector.facts(), **decision.facts}
@@ -276,21 +276,19 @@ def write_results(
             "test/base_rate": float(is_anomaly.double().mean()),
             "test/collapsed": collapsed(test),
         }
-    if len(test) and data.arrays.labels == "classes":
-        y = torch.as_tensor(data.arrays.y_test[data.split.test])
+    if len(test) and arrays.labels == "classes":
+        y = torch.as_tensor(arrays.y_test[split.test])
         for number, value in metrics.roc_auc_per_class(test, y, data.normal_class).items():
             results[f"test/auroc_class/{data.class_name(number)}"] = value
     if hidden is not None:
         results |= against_truth(found, hidden)
 
-    arrays, split = data.arrays, data.split
     write_scores(directory / "scores.csv", split.test, test, is_anomaly, arrays.ids_test, arrays.id_name)
     if (doubts := decision.doubts) is not None:
-        names = arrays.ids_train, arrays.id_name
-        write_labels(directory / "labeled.csv", split.labeled, data.labeled_y, doubts, *names)
+        write_labels(directory / "labeled.csv", split.labeled, data.labeled_y, doubts, arrays.ids_train, arrays.id_name)
     write_audit(directory / "audit.csv", split.unlabeled, found, hidden, arrays.ids_train, arrays.id_name)
     if (recording := detector.recording()) is not None:
-        write_meta_gradient(directory / "meta_gradient.npz", *recording, data.split.unlabeled, hidden)
+        write_meta_gradient(directory / "meta_gradient.npz", *recording, split.unlabeled, hidden)
     recorded = []
     if spec.config.pictures:
         if len(test):
@@ -304,5 +302,5 @@ def write_results(
     trained.save(directory / "detector.pt")
     if (wandb_run := loggers.wandb_run(logger)) is not None:
         loggers.log_final(wandb_run, results, is_anomaly, test, found.meta_gradient, hidden, recorded)
-        loggers.log_samples(wandb_run, spec, data.arrays)
+        loggers.log_samples(wandb_run, spec, arrays)
     return results

@@ -1,11 +1,10 @@
 """The mean teacher: how the score at which it is undecided is found, and that a run goes on with it."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
 from test_bad_input import refused
+from test_rivals import history_of
 
 from elite_pl import config
 from elite_pl.algorithm import alice
@@ -14,11 +13,6 @@ from elite_pl.methods import MeanTeacher
 from elite_pl.runs.build import make_data, make_detector
 
 SHORT = ("method=mean_teacher", "method.pretrain_epochs=0", "threads=1")
-
-
-def history_of(directory, key):
-    with open(directory / "history.csv", newline="") as file:
-        return [row[f"train/{key}"] for row in csv.DictReader(file)]
 
 
 def test_the_threshold_parts_samples_as_the_suspicion_does():
@@ -59,7 +53,7 @@ def test_it_is_found_anew_for_each_epoch_and_is_that_of_its_rule(command, monkey
     assert outcome.code == 0, outcome.err
     thresholds, shares, sums = zip(*found, strict=True)
     assert thresholds[:2] == (0.5, 0.5) and len(set(thresholds[2:])) == 4
-    logged = [float(text) for text in history_of(outcome.directory, "teacher_threshold") if text]
+    logged = [float(text) for text in history_of(outcome.directory, "train/teacher_threshold") if text]
     assert logged == pytest.approx(thresholds[1:]), "in use from the last epoch of the warm-up on"
     if rule == "contamination":
         assert all(0.2 < share < 0.8 for share in shares[2:]), "half of them are anomalies"
