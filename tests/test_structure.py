@@ -218,6 +218,12 @@ def test_augmentation_auto_is_the_one_for_the_data_set(dataset):
     assert {**auto, "hydra": None} == {**named, "hydra": None}
 
 
+@pytest.mark.parametrize("method", [name for name in options("method") if name.endswith("_augmented")])
+def test_augmented_methods_take_it_unless_told_otherwise(method):
+    assert composed("dataset=fmnist", f"method={method}").augmentation == composed("augmentation=clothes").augmentation
+    assert composed(f"method={method}", "augmentation=none").augmentation._target_ is None
+
+
 @pytest.mark.parametrize("option", sorted({*OPTIONS} - {f"method/{name}" for name in (*NETWORKS, *SHALLOW)}))
 def test_every_option_runs(command, data_folder, offline, monkeypatch, request, option):
     monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))

@@ -75,8 +75,7 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         found = Candidate(name, prior, scaled_by, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
-    weights = auto.combine(candidates, kind_of(data), pollution(auto, held, data) if held else None)
-    log.info(", ".join(f"{found.name} {weight:.0%}" for found, weight in zip(candidates, weights, strict=True)))
+    log.info("weights: %s", auto.combine(candidates, kind_of(data), pollution(auto, held, data) if held else None))
     return together(auto, candidates, held) if held else None
 
 
@@ -207,6 +206,9 @@ def recipe_of(spec: RunSpec, detector: BaseDetector) -> Recipe:
 
 def said(found: Candidate) -> str:
     """Returns a line on a candidate, to print."""
-    estimate = ", ROC AUC {:.3f} on held-out labels (standard error {:.3f})"
-    auroc = "" if found.auroc is None else estimate.format(*found.auroc)
-    return f"candidate {found.name}{auroc}, {found.seconds:.0f} s"
+    estimate = ""
+    if found.auroc is not None:
+        area, error = found.auroc
+        low, high = max(0.0, area - 1.96 * error), min(1.0, area + 1.96 * error)
+        estimate = f", ROC AUC {area:.3f} (95 % interval {low:.2f} to {high:.2f}) on held-out labels"
+    return f"candidate {found.name}{estimate}, {found.seconds:.0f} s"

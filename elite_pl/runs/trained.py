@@ -153,7 +153,8 @@ class TrainedDetector(nn.Module):
             ValueError: As in `score`, and if there is no calibration because training held no labels out.
         """
         if self.calibration is None:
-            raise ValueError("this detector has no probabilities: labels were not held out in its training")
+            why = "no labels were held out in its training, which takes four of each kind"
+            raise ValueError(f"this detector has no probabilities: {why}")
         return self.calibration.at(torch.as_tensor(self.score(x))).numpy()
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,13 +1,14 @@
 """`method=auto`: several methods, weighted by labels that were held out."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
 import torch
 
 import elite_pl
-from elite_pl.methods.auto import Auto, Candidate
+from elite_pl.methods.auto import Auto, Candidate, explained, normalized
 from elite_pl.runs import crossfit
 
 SHORT = [
@@ -33,8 +34,11 @@ def test_the_mean_of_the_candidates_is_saved_and_read_back(table, tmp_path, capl
     caplog.set_level(logging.INFO, "elite_pl")
     detector = elite_pl.fit(x, y, method="auto", overrides=SHORT)
     names = ["extra_trees", "logistic_regression", "label_spreading", "elite_tabular"]
-    assert all(f"candidate {name}, ROC AUC" in caplog.text for name in names)
+    for name in names:
+        assert re.search(rf"candidate {name}, ROC AUC \S+ \(95 % interval \S+ to \S+\) on held-out labels", caplog.text)
     weight = detector.model.weight
+    said = re.search(r"weights: extra_trees (\d+) % \(prior 2.*elite_tabular (\d+) % \(prior 4, clean 0", caplog.text)
+    np.testing.assert_allclose(np.array(said.groups(), float) / 100, [weight[0], weight[3:].sum()], atol=0.006)
     assert len(weight) == 5 and float(weight.sum()) == pytest.approx(1) and weight[3] == weight[4]
     truth = np.arange(140) >= 100
     assert np.median(detector.score(x)[truth]) > np.quantile(detector.score(x)[~truth], 0.9)
@@ -93,21 +97,36 @@ def test_a_candidate_that_looks_worse_counts_less():
     auto = Auto(name="auto", pollution=0.1, candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
     found = [candidate("a"), candidate("b", auroc=(0.8, 0.05)), candidate("c", prior=2.0)]
     e = np.exp(-1)
-    np.testing.assert_allclose(auto.weights(found, "vectors", 0.1), np.array([1, e, 2]) / (3 + e), rtol=1e-6)
+    weights = normalized(auto.factors(found, "vectors", 0.1))
+    np.testing.assert_allclose(weights, np.array([1, e, 2]) / (3 + e), rtol=1e-6)
     unknown = [one._replace(auroc=None) for one in found]
-    np.testing.assert_allclose(auto.weights(unknown, "vectors", 0.1), [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(normalized(auto.factors(unknown, "vectors", 0.1)), [0.25, 0.25, 0.5])
     with pytest.raises(ValueError, match=r"temperature=.*must be a positive number for each kind of data"):
         Auto(name="auto", pollution=0.1, candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
+
+
+def test_it_says_why_a_candidate_counts_as_it_does(table, caplog):
+    factors = {"prior": 2.0, "clean": 0.53, "odds": 32.0, "held-out labels": 1.0}
+    assert explained(candidate("graph"), 0.666, factors) == "graph 67 % (prior 2, clean 0.53, odds 32)"
+    assert explained(candidate("tree"), 0.05, {"prior": 1.0, "held-out labels": 1.0}) == "tree 5 %"
+    x, y = table
+    caplog.set_level(logging.INFO, "elite_pl")
+    few = np.where(np.isin(np.arange(140), [0, 1, 100]), y, 0)
+    elite_pl.fit(x, few, method="auto", overrides=SHORT)
+    assert "elite_tabular 53 % (prior 4, clean 0.9); no labels tell the hidden share" in caplog.text
+    assert "so a pollution of 0.1 is assumed" in caplog.text
 
 
 def test_priors_follow_the_pollution_and_the_graph():
     auto = Auto(name="auto", pollution=0.1, candidates={}, folds={}, fewest=4, temperature={"vectors": 0.1})
     found = [candidate("tree"), candidate("elite", 2.0, ["clean"]), candidate("graph", 1.0, ["polluted", "odds"])]
-    np.testing.assert_allclose(auto.weights(found, "vectors", 0.1), np.array([1, 1.8, 0.9]) / 3.7, rtol=1e-6)
-    np.testing.assert_allclose(auto.weights(found, "vectors", 0.5), np.array([1, 1, 4.5]) / 6.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        normalized(auto.factors(found, "vectors", 0.1)), np.array([1, 1.8, 0.9]) / 3.7, rtol=1e-6
+    )
+    np.testing.assert_allclose(normalized(auto.factors(found, "vectors", 0.5)), np.array([1, 1, 4.5]) / 6.5, rtol=1e-6)
     for area, odds in ((0.5, 2), (0.9, 9), (1.0, 32)):
         found = [candidate("tree", auroc=(area, 0.1)), candidate("graph", 0.5, ["odds"], auroc=(area, 0.1))]
-        np.testing.assert_allclose(auto.weights(found, "vectors", 0.1)[1], odds / (2 + odds), rtol=1e-6)
+        np.testing.assert_allclose(normalized(auto.factors(found, "vectors", 0.1))[1], odds / (2 + odds), rtol=1e-6)
     with pytest.raises(ValueError, match=r"a\.scaled_by: luck: is none of clean, polluted, odds"):
         Auto(
             name="auto",
