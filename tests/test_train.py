@@ -65,6 +65,18 @@ def test_a_run_leaves_its_files(command, request, method):
     assert OmegaConf.load(directory / "config.yaml").method.name == method
 
 
+def test_kinds_of_anomalies_with_and_without_a_label_count_apart(command):
+    def measured(*typed):
+        return json.loads((command(*SHORT, "pictures=false", *typed).directory / "metrics.json").read_text())
+
+    some = measured("labeled_anomaly_classes=[1,7]", "label_ratio=0.1")
+    by_kind = {key.rpartition("/")[2]: area for key, area in some.items() if key.startswith("test/auroc_class/")}
+    assert some["test/auroc_seen"] == pytest.approx((by_kind["1"] + by_kind["7"]) / 2)
+    assert some["test/auroc_unseen"] == pytest.approx(np.mean([by_kind[kind] for kind in "2345689"]))
+    every = measured("label_ratio=0.8")
+    assert "test/auroc_seen" in every and "test/auroc_unseen" not in every
+
+
 def test_without_pictures_it_is_the_same_run(command):
     plain = command(*SHORT, "pictures=false").directory
     assert not list(plain.glob("*.png")) and (plain / "meta_gradient.npz").is_file()

@@ -39,7 +39,7 @@ from elite_pl.report.tables import (
     table,
     told_apart_by,
 )
-from elite_pl.runs.results import AUROC, AVERAGE_PRECISION
+from elite_pl.runs.results import AUROC, AUROC_SEEN, AUROC_UNSEEN, AVERAGE_PRECISION
 from elite_pl.studies.read import (
     SETTING,
     Run,
@@ -159,6 +159,14 @@ def parser() -> Parser:
         default=AUROC,
         help="show it in the table instead of ROC AUC; figures and tests always use ROC AUC",
     )
+    for name, measure, which in (("seen", AUROC_SEEN, "a"), ("unseen", AUROC_UNSEEN, "no")):
+        found.add_argument(
+            f"--{name}",
+            action="store_const",
+            dest="measure",
+            const=measure,
+            help=f"likewise the mean ROC AUC over kinds of anomalies that {which} label shows",
+        )
     found.add_argument(
         "--where",
         action="append",

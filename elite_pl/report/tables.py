@@ -19,7 +19,7 @@ from elite_pl.report.statistics import (
     mean_std,
     standard_error,
 )
-from elite_pl.runs.results import AUROC, AVERAGE_PRECISION
+from elite_pl.runs.results import AUROC, AUROC_SEEN, AUROC_UNSEEN, AVERAGE_PRECISION
 from elite_pl.studies.read import (
     HIDDEN,
     HIDDEN_SHARE,
@@ -33,7 +33,12 @@ from elite_pl.studies.read import (
     values_of,
 )
 
-MEASURES = {AUROC: "ROC AUC", AVERAGE_PRECISION: "Average precision"}
+MEASURES = {
+    AUROC: "ROC AUC",
+    AVERAGE_PRECISION: "Average precision",
+    AUROC_SEEN: "ROC AUC of anomalies of labeled kinds",
+    AUROC_UNSEEN: "ROC AUC of anomalies of other kinds",
+}
 SUMMARY_CAPTION = (
     "ROC AUC in %, mean ± standard deviation over runs; 95 % interval: Student's t, clustered by normal class; "
     "ahead by: paired differences over the same splits; p: two-sided Wilcoxon signed-rank test over classes, "

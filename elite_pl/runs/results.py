@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 AUROC = "test/auroc"  # the metric that a study is about
 AVERAGE_PRECISION = "test/average_precision"
+AUROC_SEEN = "test/auroc_seen"  # the mean over kinds of anomalies that a label shows
+AUROC_UNSEEN = "test/auroc_unseen"  # and over the others
 ROWS = 10_000  # of a table, at a time
 Column = Callable[[slice], list[Any]]  # some rows of a column of a table
 # Prefixes of the metrics that a report calculates with.

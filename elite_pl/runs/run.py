@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from elite_pl.runs.decision import Decision, decide
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import (
     AUROC,
+    AUROC_SEEN,
+    AUROC_UNSEEN,
     AVERAGE_PRECISION,
     write_audit,
     write_labels,
@@ -252,6 +255,19 @@ def trained_detector(
     return trained, decision, unlabeled
 
 
+def by_kind(test: Tensor, data: PollutedData) -> dict[str, float]:
+    """The ROC AUC of each kind of anomalies in the test set, and its mean over kinds with a label and without one."""
+    y = torch.as_tensor(data.arrays.y_test[data.split.test])
+    areas = metrics.roc_auc_per_class(test, y, data.normal_class)
+    labeled = data.split.labeled[(data.labeled_y < 0).cpu().numpy()]
+    shown = {*data.arrays.y_train[labeled].tolist()}
+    found = {f"test/auroc_class/{data.class_name(kind)}": area for kind, area in areas.items()}
+    for key, seen in ((AUROC_SEEN, True), (AUROC_UNSEEN, False)):
+        if of_these := [area for kind, area in areas.items() if (kind in shown) == seen]:
+            found[key] = fmean(of_these)
+    return found
+
+
 def write_results(
     spec: RunSpec,
     detector: BaseDetector,
@@ -277,9 +293,7 @@ def write_results(
             "test/collapsed": collapsed(test),
         }
     if len(test) and arrays.labels == "classes":
-        y = torch.as_tensor(arrays.y_test[split.test])
-        for number, value in metrics.roc_auc_per_class(test, y, data.normal_class).items():
-            results[f"test/auroc_class/{data.class_name(number)}"] = value
+        results |= by_kind(test, data)
     if hidden is not None:
         results |= against_truth(found, hidden)
 

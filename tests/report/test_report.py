@@ -429,5 +429,12 @@ def test_the_table_shows_average_precision_if_one_asks(study, capfd):
     assert rival[-1].startswith(f"+{statistics.fmean(values) - 25:.1f} ± ")
 
 
+@pytest.mark.parametrize("which", ["seen", "unseen"])
+def test_the_table_shows_kinds_with_a_label_or_without_if_one_asks(study, capfd, which):
+    found = {"test/auroc_seen": 0.9, "test/auroc_unseen": 0.8}
+    _, row = cells(shown(capfd, study(0.85, **found), f"--{which}"))
+    assert f"{100 * found[f'test/auroc_{which}']:.1f}" in row and "85.0" not in row
+
+
 def test_a_run_without_average_precision_is_named(study, capfd):
     assert "a run has no test/average_precision" in refused(capfd, study(0.9), "--average-precision")
