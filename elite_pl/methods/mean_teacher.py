@@ -69,7 +69,9 @@ class MeanTeacher(Detector):
         """Refuses data that do not tell the threshold in the way that was asked for; see `BaseDetector.check`."""
         super().check(data)
         if self.threshold == "contamination" and len(data.labeled_y.unique()) < 2:
-            raise ValueError("threshold=contamination: there are no labels of both kinds to estimate it from")
+            raise ValueError(
+                "threshold=contamination: there are no labels of both kinds to estimate it from; must be a number"
+            )
 
     def setup(self, stage: str) -> None:
         """Makes room for what finds the threshold; in buffers, so that a checkpoint keeps it."""

@@ -62,7 +62,7 @@ def test_it_is_found_anew_for_each_epoch_and_is_that_of_its_rule(command, monkey
 
 
 def test_an_interrupted_run_goes_on_with_what_it_knew(command, monkeypatch):
-    typed, original = (*SHORT, "method.threshold=contamination", "epochs=5"), MeanTeacher.loss
+    typed, original = (*SHORT, "epochs=5"), MeanTeacher.loss
     epochs, stop = [], 4
 
     def loss(self, batch):
@@ -82,7 +82,10 @@ def test_an_interrupted_run_goes_on_with_what_it_knew(command, monkeypatch):
         assert (resumed.directory / name).read_text() == (whole.directory / name).read_text()
 
 
-def test_labels_of_one_kind_tell_no_share(command):
+def test_labels_of_one_kind_tell_no_share_and_a_number_needs_none(command):
     np.savez("own.npz", x_train=np.eye(20), y_train=[1] * 5 + [0] * 15)
-    own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known")
-    refused(command(*own, *SHORT, "method.threshold=contamination"), "method.threshold=contamination", "both kinds")
+    own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "epochs=1")
+    refused(command(*own, *SHORT), "method.threshold=contamination", "both kinds", "a number")
+    outcome = command(*own, *SHORT, "method.threshold=0.65", "method.warm_up=0", "method.ramp=0")
+    assert outcome.code == 0, outcome.err
+    assert float(history_of(outcome.directory, "train/teacher_weight")[0]) > 0
