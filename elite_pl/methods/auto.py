@@ -161,4 +161,4 @@ def normalized(factors: Sequence[Mapping[str, float]]) -> list[float]:
 def explained(found: Candidate, weight: float, factors: Mapping[str, float]) -> str:
     """`extra_trees 10 % (prior 2, held-out labels 0.78)`: a weight, and those of its factors that are not 1."""
     reasons = ", ".join(f"{name} {factor:.2g}" for name, factor in factors.items() if f"{factor:.2g}" != "1")
-    return f"{found.name} {weight:.0%}".replace("%", " %") + (f" ({reasons})" if reasons else "")
+    return f"{found.name} {100 * weight:.0f} %" + (f" ({reasons})" if reasons else "")
