@@ -21,8 +21,10 @@ from torch import Tensor
 
 from elite_pl import config
 from elite_pl.algorithm import metrics
-from elite_pl.algorithm.calibration import share_below
+from elite_pl.algorithm.calibration import rarity, share_below
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.report.statistics import mean_std
+from elite_pl.report.tables import plus_minus
 from elite_pl.runs.audit import smoothed
 from elite_pl.runs.build import make_data
 
@@ -39,7 +41,7 @@ def column(path: Path, name: str, index: np.ndarray) -> Tensor:
 
 
 def recorded(run: Path, data: PollutedData) -> tuple[Tensor, Tensor]:
-    """What -M of each unlabeled sample was in the first epoch and in the last one, divided by the batch's mean size."""
+    """M of each unlabeled sample in the first epoch and in the last one, divided by its mean size in the batch."""
     with np.load(run / "meta_gradient.npz") as file:
         index, value = file["index"], file["minus_meta_gradient"]
     value = value / np.nanmean(np.abs(value), axis=1, keepdims=True)
@@ -55,9 +57,9 @@ def recorded(run: Path, data: PollutedData) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-def rarity(score: Tensor) -> Tensor:
-    """How rare a score is among all, as `auto` counts it."""
-    return -torch.log1p(-share_below(score, score))
+def together(*scores: Tensor) -> Tensor:
+    """The sum of how rare each is among all, as `auto` counts it."""
+    return sum(rarity(share_below(score, score)) for score in scores)
 
 
 def signals(elite: Path, graph: Path, data: PollutedData) -> dict[str, Tensor]:
@@ -73,10 +75,10 @@ def signals(elite: Path, graph: Path, data: PollutedData) -> dict[str, Tensor]:
         "-d, mean over training": memory,
         "the same, spread over ten neighbors": spread,
         "ELITE's score, spread over ten neighbors": score,
-        "both": rarity(spread) + rarity(score),
+        "both": together(spread, score),
         "label spreading on oriented gradients": spreading,
-        "label spreading and -d": rarity(spreading) + rarity(spread),
-        "label spreading and ELITE's score": rarity(spreading) + rarity(score),
+        "label spreading and -d": together(spreading, spread),
+        "label spreading and ELITE's score": together(spreading, score),
     }
 
 
@@ -104,7 +106,7 @@ def main() -> None:
     pollutions = sorted({pollution for pollution, _ in elite})
     lines = [f"| suspicion | {' | '.join(f'pollution {p}' for p in pollutions)} |", "|---|" + "---|" * len(pollutions)]
     for name, by_pollution in areas.items():
-        shown = [f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in (by_pollution[p] for p in pollutions)]
+        shown = [plus_minus(*mean_std(by_pollution[p])) for p in pollutions]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     print("\n".join(lines))
     if options.write:

@@ -7,13 +7,11 @@ Three draws of each table, 10 + 10 labels. Beside `auto` stand two of its candid
 scikit-learn's learners on the same labels. Then the time of a fit to tables of more rows and columns.
 """
 
-import argparse
 import time
 from pathlib import Path
 
 import machine
 import numpy as np
-import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -23,6 +21,7 @@ from tables import NAMES
 import elite_pl
 
 RESULTS = Path(__file__).parent / "results" / "probabilities.md"
+TABLES = Path("tables")  # where benchmarks/tables.py writes them
 BINS = 10
 SIZES = ((1000, 10), (5000, 10), (5000, 100))  # rows, columns
 
@@ -64,31 +63,26 @@ def reliability_error(probability: np.ndarray, anomalous: np.ndarray) -> float:
     return float(np.abs(error).sum() / len(probability))
 
 
-def measured(folder: Path) -> dict[str, list[tuple[float, float, float]]]:
-    """Of each method, by table: Brier score, expected calibration error, and the mean probability less the share."""
-    found = {method: [] for method in METHODS}
-    for name in NAMES:
+def measured(name: str) -> tuple[float, np.ndarray]:
+    """What is measured on a table, the mean of its draws.
+
+    Returns:
+        The share of anomalies among its test rows, which nobody who fits knows; and of each method the Brier score, the
+        expected calibration error and the mean probability less the share, shape (methods, 3).
+    """
+    shares, of_seeds = [], []
+    for seed in range(3):
+        with np.load(TABLES / str(seed) / f"{name}.npz") as table:
+            x, y, test, anomalous = table["x_train"], table["y_train"], table["x_test"], table["y_test"] < 0
+        shares.append(anomalous.mean())
+        of_methods = []
         for method, probability_of in METHODS.items():
-            of_seeds = []
-            for seed in range(3):
-                with np.load(folder / str(seed) / f"{name}.npz") as table:
-                    x, y, test, anomalous = (table[key] for key in ("x_train", "y_train", "x_test", "y_test"))
-                anomalous = anomalous < 0
-                p = probability_of(x, y, test)
-                brier = float(((p - anomalous) ** 2).mean())
-                of_seeds.append((brier, reliability_error(p, anomalous), float(p.mean() - anomalous.mean())))
-                print(name, seed, method, *np.round(of_seeds[-1], 3), flush=True)
-            found[method].append(tuple(np.mean(of_seeds, axis=0)))
-    return found
-
-
-def shares(folder: Path) -> list[float]:
-    """The share of anomalies among the test rows of each table, which nobody who fits knows."""
-    means = []
-    for name in NAMES:
-        tests = [np.load(folder / str(seed) / f"{name}.npz")["y_test"] < 0 for seed in range(3)]
-        means.append(float(np.mean([anomalous.mean() for anomalous in tests])))
-    return means
+            p = probability_of(x, y, test)
+            brier = ((p - anomalous) ** 2).mean()
+            of_methods.append((brier, reliability_error(p, anomalous), p.mean() - anomalous.mean()))
+            print(name, seed, method, *np.round(of_methods[-1], 3), flush=True)
+        of_seeds.append(of_methods)
+    return float(np.mean(shares)), np.mean(of_seeds, axis=0)
 
 
 def cost(rows: int, columns: int) -> float:
@@ -104,21 +98,17 @@ def cost(rows: int, columns: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, default=Path("tables"), help="where the tables are; default: tables")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} beside the other results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = machine.started(__doc__, RESULTS)
     seconds = [cost(*size) for size in SIZES]
     print(seconds, flush=True)
-    found, base = measured(options.tables), shares(options.tables)
+    base, by_table = zip(*map(measured, NAMES), strict=True)
+    found = np.stack(by_table)  # (tables, methods, 3)
     lines = [f"| | {' | '.join(NAMES)} | mean |", f"|---|{'---|' * (len(NAMES) + 1)}"]
     row = "| {} | " + " | ".join(["{:.3f}"] * (len(NAMES) + 1)) + " |"
     constant = [share * (1 - share) for share in base]
     lines.append(row.format("Brier score of the true share for all", *constant, np.mean(constant)))
     for at, what in enumerate(("Brier score", "calibration error", "mean probability less the true share")):
-        for method, values in found.items():
-            column = [value[at] for value in values]
+        for column, method in zip(found[:, :, at].T, METHODS, strict=True):
             mean = np.mean(np.abs(column)) if at == 2 else np.mean(column)
             lines.append(row.format(f"{what}, {method}", *column, mean))
     costs = "\n".join(

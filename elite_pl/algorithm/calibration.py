@@ -170,6 +170,11 @@ def contradiction(score: Tensor, label: Tensor) -> Tensor:
     return (wrong * other).sum(1) / other.sum(1).clamp(min=1)
 
 
+def rarity(share: Tensor) -> Tensor:
+    """-log(1 - share): how rare a score is above this share of the others; of any shape."""
+    return -torch.log1p(-share)
+
+
 def share_below(score: Tensor, others: Tensor) -> Tensor:
     """Which share of other scores is below each score, equal ones counted half and never quite 0 or 1.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from elite_pl import seeding
 from elite_pl.algorithm import metrics
-from elite_pl.algorithm.calibration import at_share, posterior, share_below
+from elite_pl.algorithm.calibration import at_share, posterior, rarity, share_below
 from elite_pl.config import Config, plain
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
@@ -91,10 +91,10 @@ def pollution(auto: Auto, held: list[CrossFit], data: PollutedData) -> float | N
         The share; None where too few labels tell it.
     """
 
-    def rarity(part: str) -> Tensor:
-        return torch.stack([-torch.log1p(-getattr(found, part)) for found in held]).mean(0)
+    def mean_rarity(part: str) -> Tensor:
+        return torch.stack([rarity(getattr(found, part)) for found in held]).mean(0)
 
-    labeled, unlabeled = rarity("labeled"), rarity("unlabeled")
+    labeled, unlabeled = mean_rarity("labeled"), mean_rarity("unlabeled")
     mean = replace(held[0], labeled=share_below(labeled, unlabeled), unlabeled=share_below(unlabeled, unlabeled))
     try:
         random = drawn(mean, data.labeled_y.cpu(), data.picked, auto.fewest)
