@@ -96,7 +96,10 @@ def cell_by_cell(text: str) -> str:
     if group not in config.GROUPS or not (dot and value) or override.is_sweep_override():
         return text
     plain = override.type is OverrideType.CHANGE and override.package is None
-    return f"{override.key_or_group}=choice({value})" if plain else text
+    one = (
+        "null,null" if value == "null" else f"choice({value})"
+    )  # choice takes no null
+    return f"{override.key_or_group}={one}" if plain else text
 
 
 def in_one_line(parser: ArgumentParser) -> ArgumentParser:
@@ -163,6 +166,10 @@ def _explanation(error: BaseException) -> str:
     if lines[0].startswith("LexerNoViableAltException"):
         key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")
         return f"{key}={value}: has characters that need quotes; '{key}=\"{value}\"'"
+    if at_other := re.match(r"Could not override '([^']+)'\.\s+Did you mean to override ([^ ?]+)", "\n".join(lines)):
+        return f"{at_other.group(1)}: no such key; did you mean {at_other.group(2)}?"
+    if lines[0].startswith("Could not override 'score@method.score'"):
+        return "score@method.score: the chosen method has a score of its own; expected one on a center or a readout"
     keys = [f.name for f in fields(config.Config)]
     unknown = re.match(r"Could not override '([^']+)'", lines[0])
     if unknown and any(line.startswith("To append to your config") for line in lines):

@@ -40,6 +40,7 @@ class Config:
     labeled_batch_size: int | None = _key("m: labeled samples in a batch, class-balanced; null: all, at every step")
     epochs: int = _key("passes over the unlabeled samples")
     seed: int = _key("of the split, the initial network and the order of batches, each a stream of its own")
+    ensemble: int = _key("trainings, from different seeds, whose mean score counts; 1: a single one")
     threads: int | None = _key("CPU threads; null: PyTorch's choice")
     pictures: bool = _key("whether a run draws its pictures, which takes half a second of it")
     study: int | str = _key("name under which runs are kept together: a folder, and the group in W&B")
@@ -103,6 +104,7 @@ Keys
 Groups
 {groups}
   {experiment:<{width}} a named set of values, in conf/experiment/
+  {score:<{width}} Ω of a method on a center or a readout
 
 Choices
 $APP_CONFIG_GROUPS
@@ -119,7 +121,9 @@ def _help() -> str:
         return "\n".join(f"  {name:<{width}} {explained[name]}" for name in names)
 
     keys = [name for name in explained if name not in GROUPS]
-    return HELP.format(keys=lines(keys), groups=lines(list(GROUPS)), experiment="experiment", width=width)
+    return HELP.format(
+        keys=lines(keys), groups=lines(list(GROUPS)), experiment="experiment", score="score@method.score", width=width
+    )
 
 
 def register() -> None:
@@ -153,6 +157,7 @@ def check(config: Config) -> None:
         ),
         ("epochs", config.epochs >= 1, "must be at least 1"),
         ("seed", config.seed >= 0, "must not be negative"),
+        ("ensemble", 1 <= config.ensemble <= 100, "must be from 1 to 100 trainings"),
         ("threads", config.threads is None or config.threads >= 1, "must be at least 1, or null"),
         (
             "study",

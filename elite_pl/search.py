@@ -122,6 +122,7 @@ def check(spec: RunSpec, folds: int) -> None:
         InputError: If data, detector or trainer cannot be made of it, or a kind has fewer labeled samples than folds.
     """
     from elite_pl.data import splits
+    from elite_pl.methods import Auto, Ensemble
     from elite_pl.runs import build, callbacks, launch
 
     build.use_threads(spec.config)
@@ -131,7 +132,10 @@ def check(spec: RunSpec, folds: int) -> None:
         if fewest < max(2, folds):
             raise LabelError(f"{fewest} labeled samples of a kind are too few for {folds} folds")
     fold = data.under(splits.hold_out(data.split, 0, folds)[0])
-    build.check_data(spec.config, build.make_detector(spec.config, data.sample_shape), fold)
+    detector = build.make_detector(spec.config, data.sample_shape)
+    if isinstance(detector, Auto | Ensemble):
+        raise InputError(f"method={detector.name}: is made of several trainings; search the settings of a single one")
+    build.check_data(spec.config, detector, fold)
     build.make_trainer(spec, callbacks.History(Path()))
     if launch.takes_processes(spec):
         raise InputError(f"trainer.devices={spec.plain['trainer']['devices']}: a search takes one process; use 1")

@@ -23,6 +23,9 @@ def refused(outcome, *words):
 
 TYPED = {
     "polution=0.5": ("polution", "did you mean pollution"),
+    "ensemble=0": ("ensemble=0", "from 1 to 100"),
+    "score=readout": ("score: no such key; did you mean score@method.score?",),
+    "score@method.score=read": ("score=read: no such option; did you mean readout?",),
     "method.meta_scle=3": ("method.meta_scle", "no such key"),
     "datset=mnist": ("datset", "dataset"),
     "dataset=mnst": ("mnst", "mnist"),
@@ -157,6 +160,8 @@ SPLITS = {
     ("backbone=mlp", "backbone.outputs=1e9"): ("backbone.outputs=1000000000.0", "whole number from 1 to 1048576"),
     ("backbone=mlp", "backbone.hidden=[1000000,1000000]"): ("backbone: mlp would have", "1e+09"),
     ("backbone=mlp", "backbone.hidden=[100000000]"): ("backbone.hidden=[100000000]",),
+    ("method=auto", "ensemble=2"): ("ensemble=2", "method=auto is a mean of several trainings"),
+    ("method=rsrae", "score@method.score=readout"): ("score@method.score: the chosen method has a score of its own",),
     ("method=rsrae", "method.score.dimension=99"): ("method.score.dimension=99", "at most 32"),
     ("method=rsrae", "method.score.distance=far"): ("method.score.distance=far", "cosine or norm"),
     ("method=rsrae", "method.score={_target_: elite_pl.models.ScalarHead, _partial_: true}"): ("method.score: Scalar",),

@@ -5,6 +5,7 @@ from elite_pl.methods.deep_sad import DeepSad as DeepSad
 from elite_pl.methods.deep_svdd import DeepSvdd as DeepSvdd
 from elite_pl.methods.devnet import DevNet as DevNet
 from elite_pl.methods.elite import Elite as Elite
+from elite_pl.methods.ensemble import Ensemble as Ensemble
 from elite_pl.methods.extra_trees import ExtraTrees as ExtraTrees
 from elite_pl.methods.isolation_forest import IsolationForest as IsolationForest
 from elite_pl.methods.label_spreading import LabelSpreading as LabelSpreading

@@ -27,7 +27,9 @@ from elite_pl.data.preprocessing import preprocessing
 from elite_pl.data.rows import Rows
 from elite_pl.data.sample_format import SampleFormat
 from elite_pl.errors import InputError, LabelError, as_typed, input_errors
+from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector, Detector
+from elite_pl.methods.ensemble import Ensemble
 from elite_pl.models.networks import Backbone
 from elite_pl.models.pretrained import trained_features
 from elite_pl.runs.callbacks import History, SameRun
@@ -192,7 +194,20 @@ def make_detector(config: Config, sample_shape: tuple[int, ...], pretrained: Pat
         config: The configuration.
         sample_shape: Shape of one sample.
         pretrained: See `Detector`.
+
+    Raises:
+        InputError: Names the key of an argument that is not allowed.
     """
+    one = _make_one(config, sample_shape, pretrained)
+    if config.ensemble == 1:
+        return one
+    if isinstance(one, Auto):
+        rule = f"method={one.name} is a mean of several trainings already; use 1, and `seeds` of its candidates"
+        raise InputError(f"ensemble={config.ensemble}: {rule}")
+    return Ensemble(one, config.ensemble)
+
+
+def _make_one(config: Config, sample_shape: tuple[int, ...], pretrained: Path | None) -> BaseDetector:
     make = instantiate("method", config.method, BaseDetector)
     options: dict[str, Any] = {}
     if (make_augmentation := given("augmentation", config.augmentation, Augmentation)) is not None:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
-from elite_pl import seeding
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.calibration import at_share, posterior, rarity, share_below
-from elite_pl.config import Config, plain
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
 from elite_pl.methods.auto import Auto, Candidate
-from elite_pl.methods.base import BaseDetector
-from elite_pl.models.mixture import Member
-from elite_pl.models.recipe import Recipe
-from elite_pl.models.scores import MeanOverViews
 from elite_pl.runs.build import given, make_detector
-from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn, trained
+from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn
+from elite_pl.runs.ensembles import train_members, with_settings
 from elite_pl.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -66,13 +59,8 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         if folds:
             held.append(cross_fit(own, under, folds))
             auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
-        scores, unlabeled = [], []
-        for _, detector in trained(with_seeds(own, under, seeds)):
-            scores.append(
-                Member(detector.scorer, recipe_of(own, detector), under.sample_shape, under.preprocessing.feature_map)
-            )
-            unlabeled.append(detector.score_samples(under.unlabeled).double())
-        found = Candidate(name, prior, scaled_by, scores, torch.stack(unlabeled), auroc, time.monotonic() - begun)
+        members, unlabeled = train_members(own, under, seeds, under.preprocessing.feature_map)
+        found = Candidate(name, prior, scaled_by, members, unlabeled, auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
     log.info("weights: %s", auto.combine(candidates, kind_of(data), pollution(auto, held, data) if held else None))
@@ -101,13 +89,6 @@ def pollution(auto: Auto, held: list[CrossFit], data: PollutedData) -> float | N
     except LabelError:
         return None
     return random.hidden(posterior(random.labeled, random.label, random.pool).hidden.mean)
-
-
-def with_seeds(spec: RunSpec, data: PollutedData, seeds: int) -> Iterator[tuple[RunSpec, PollutedData]]:
-    """A run with as many seeds, the first one its own, and the data of each."""
-    first = spec.config.seed
-    for seed in (first, *(seeding.derive(first, "candidate", i) % 2**31 for i in range(1, seeds))):
-        yield with_settings(spec, {"seed": seed}), data.under(data.split, seed=seed, fitted=data.preprocessing)
 
 
 def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> CrossFit:
@@ -186,22 +167,6 @@ def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> I
             candidate.get("scaled_by", ()),
             candidate.get("seeds", 1),
         )
-
-
-def with_settings(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
-    """A run with other values of some root keys; a group that comes with its `_target_` is replaced as a whole."""
-    config = cast(Any, copy.deepcopy(spec.config))
-    with open_dict(config):
-        for key, value in settings.items():
-            whole = not isinstance(value, dict) or "_target_" in value
-            OmegaConf.update(config, key, value, merge=not whole)
-    return replace(spec, config=cast(Config, config), plain=plain(config))
-
-
-def recipe_of(spec: RunSpec, detector: BaseDetector) -> Recipe:
-    """Returns the recipe of the score of a run's detector."""
-    over_views = isinstance(detector.scorer, MeanOverViews)
-    return Recipe.of(spec.plain, detector.score, detector.needs_backbone, over_views)
 
 
 def said(found: Candidate) -> str:

@@ -19,6 +19,7 @@ from elite_pl.errors import LabelError, TrainingError
 from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector
 from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn
+from elite_pl.runs.ensembles import alone
 from elite_pl.runs.identity import cross_fits
 from elite_pl.runs.spec import RunSpec
 
@@ -220,7 +221,7 @@ def _cross_fit(spec: RunSpec, detector: BaseDetector, data: PollutedData, settin
     if isinstance(spec.plain["trainer"].get("strategy"), dict):  # several processes, of which the others are gone
         one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
         spec = replace(spec, plain={**spec.plain, "trainer": {**spec.plain["trainer"], **one}})
-    return cross_fit(spec, data, folds)
+    return cross_fit(alone(spec), data, folds)
 
 
 def _percent(value: Interval) -> str:

@@ -42,6 +42,7 @@ PATHS = ("path", "labels_file", "labels_path", "test_path", "test_labels_path")
 BEFORE: dict[str, object] = {
     "labeled_anomaly_classes": None,
     "label_noise": 0.0,
+    "ensemble": 1,
     "trainer.precision": 32,
     "trainer.deterministic": None,
     "trainer.gradient_clip_val": None,

@@ -24,14 +24,16 @@ from elite_pl.errors import InputError
 from elite_pl.files import atomic_write, discard
 from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
+from elite_pl.methods.ensemble import Ensemble
 from elite_pl.runs import loggers, plots
 from elite_pl.runs.audit import against_truth, audit
 from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
 from elite_pl.runs.callbacks import History
-from elite_pl.runs.candidates import recipe_of, train_candidates
+from elite_pl.runs.candidates import train_candidates
 from elite_pl.runs.checkpoints import checkpoint
 from elite_pl.runs.crossfit import CrossFit
 from elite_pl.runs.decision import Decision, decide
+from elite_pl.runs.ensembles import recipe_of, train_ensemble
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import (
     AUROC,
@@ -75,7 +77,9 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
     with trainer.precision_plugin.tensor_init_context():
         data, detector = made(spec)
         if not isinstance(detector, Detector) and trainer.world_size > 1:
-            raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} has no gradient; use 1")
+            several = isinstance(detector, Auto | Ensemble)
+            why = "is made of trainings in one process" if several else "has no gradient"
+            raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} {why}; use 1")
         going_on = checkpoint(spec.directory / "last.ckpt", detector, data, trainer)
         if not trainer.is_global_zero:
             logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
@@ -155,11 +159,14 @@ def learn(
     going_on: Path | None = None,
 ) -> CrossFit | None:
     """Trains a detector, or all that it is made of; the rest as in `fit` and `train_candidates`."""
-    if not isinstance(detector, Auto):
+    start, found = time.monotonic(), None
+    if isinstance(detector, Auto):
+        found = train_candidates(detector, spec, data)
+    elif isinstance(detector, Ensemble):
+        train_ensemble(detector, spec, data)
+    else:
         fit(detector, data, trainer, history, going_on)
         return None
-    start = time.monotonic()
-    found = train_candidates(detector, spec, data)
     note(detector, data, trainer, history, time.monotonic() - start)
     return found
 

@@ -146,11 +146,11 @@ class Sweep(Sweeper):
         return self.cells
 
     def combinations(self, arguments: list[str]) -> list[list[str]]:
-        """The overrides of every cell, the last key moving fastest; of two for one key the later counts."""
+        """The overrides of every cell once, the last key moving fastest; of two for one key the later counts."""
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra loads its plugins anew at its start
 
         (found,) = BasicSweeper.split_arguments(self.parser.parse_overrides(arguments), None)
-        return [list(overrides) for overrides in found]
+        return [list(overrides) for overrides in dict.fromkeys(map(tuple, found))]
 
     def cell(self, overrides: list[str], names: set[str], elsewhere: Mapping[str, Finished]) -> Cell:
         """A cell, with its outcome if it is known without running it.

@@ -24,10 +24,7 @@ SHORT = ("epochs=1", "method.pretrain_epochs=0", "batch_size=32", "threshold=fit
 Y = np.repeat([1, -1, 0], [10, 10, 40])
 OF_VECTORS = {  # a method for each score
     "Hypersphere": ("elite_svdd", SHORT),
-    "Readout": (  # and a feature map
-        "labels_only",
-        (*SHORT, "feature_map=tabular", "~method.score.squared", "method.score._target_=elite_pl.models.Readout"),
-    ),
+    "Readout": ("labels_only", (*SHORT, "feature_map=tabular", "score@method.score=readout")),
     "Reconstruction": ("autoencoder", SHORT),
     "PairRelation": ("prenet", SHORT),
     "BoundedHead": ("rosas", SHORT),
@@ -45,6 +42,7 @@ OF_VECTORS = {  # a method for each score
 }
 OF_IMAGES = {
     "views": ((60, 8, 8), ["augmentation=digits", "augmentation.test_views=3"]),
+    "ensemble": ((60, 8, 8), ["ensemble=2", "augmentation=digits", "augmentation.test_views=3"]),
     "noise": ((60, 8, 8), ["augmentation=noise", "augmentation.test_views=3", "backbone=mlp"]),
     "another size": ((60, 12, 10, 3), ["dataset.size=8"]),
     "contrast": ((60, 3, 8, 8), ["dataset.scaling=gcn"]),
