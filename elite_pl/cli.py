@@ -96,9 +96,7 @@ def cell_by_cell(text: str) -> str:
     if group not in config.GROUPS or not (dot and value) or override.is_sweep_override():
         return text
     plain = override.type is OverrideType.CHANGE and override.package is None
-    one = (
-        "null,null" if value == "null" else f"choice({value})"
-    )  # choice takes no null
+    one = "null,null" if value == "null" else f"choice({value})"  # choice takes no null
     return f"{override.key_or_group}={one}" if plain else text
 
 
