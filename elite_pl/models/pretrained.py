@@ -18,7 +18,7 @@ from torch.nn import functional
 from elite_pl.annotations import Range, checked
 from elite_pl.errors import one_line
 from elite_pl.models import efficientnet
-from elite_pl.models.networks import Backbone, Norm, Width, lenet, mlp
+from elite_pl.models.networks import Activation, Backbone, Norm, Width, lenet, mlp
 
 Library = Literal["elite_pl", "torchvision", "timm"]
 ImageSize = Annotated[int, Range("a number of pixels from 8 to 1024", lambda value: 8 <= value <= 1024)]
@@ -163,6 +163,16 @@ def trained_features(
     return features
 
 
+class Perceptron(NamedTuple):
+    """The arguments of `mlp` but for the shape."""
+
+    hidden: Sequence[int]
+    outputs: int
+    norm: Norm
+    activation: Activation
+    bias: bool
+
+
 @checked
 def pretrained_network(
     sample_shape: tuple[int, ...],
@@ -175,6 +185,8 @@ def pretrained_network(
     hidden: Sequence[Width],
     outputs: Width,
     norm: Norm,
+    activation: Activation = "leaky_relu",
+    bias: bool = False,
 ) -> Backbone:
     """A multi-layer perceptron on the features of a network that was trained on other images.
 
@@ -192,17 +204,18 @@ def pretrained_network(
         hidden: Width of each hidden layer of the perceptron; none for a linear one.
         outputs: k, the number of its outputs; if not frozen, a multiple of 16.
         norm: How hidden layers are normalized, see `norm_layer`.
+        activation: As in `mlp`, and so is `bias`.
+        bias: See there.
 
     Raises:
         ValueError: As `trained_features`, or if samples are of another kind.
     """
     if not frozen:
-        return _perceptron_on(
-            trained_features(library, model, image_size, weights), sample_shape, hidden, outputs, norm
-        )
+        network = trained_features(library, model, image_size, weights)
+        return _on_features(network, sample_shape, Perceptron(hidden, outputs, norm, activation, bias))
     if len(sample_shape) != 1:
         raise ValueError(f"frozen=True: features take the place of samples, which still have the shape {sample_shape}")
-    return mlp(sample_shape, hidden, outputs, norm)._replace(name=model)
+    return mlp(sample_shape, hidden, outputs, norm, activation, bias)._replace(name=model)
 
 
 @checked
@@ -215,19 +228,21 @@ def fine_tuned(
     hidden: Sequence[Width],
     outputs: Width,
     norm: Norm,
+    activation: Activation = "leaky_relu",
+    bias: bool = False,
 ) -> Backbone:
     """A `pretrained_network` that is not frozen, still without its weights; arguments and errors as there."""
-    return _perceptron_on(Features(library, model, image_size), sample_shape, hidden, outputs, norm)
+    network = Features(library, model, image_size)
+    return _on_features(network, sample_shape, Perceptron(hidden, outputs, norm, activation, bias))
 
 
-def _perceptron_on(
-    features: Features, sample_shape: tuple[int, ...], hidden: Sequence[int], outputs: int, norm: Norm
-) -> Backbone:
+def _on_features(features: Features, sample_shape: tuple[int, ...], perceptron: Perceptron) -> Backbone:
     if len(sample_shape) != 3 or sample_shape[0] not in (1, 3):
         raise ValueError(f"needs gray or color images, not samples of shape {sample_shape}")
-    head = mlp((features.outputs,), hidden, outputs, norm).encoder
-    decoder = lenet(sample_shape, outputs=outputs, norm=norm).decoder
-    return Backbone(f"{features.identity['model']}_fine_tuned", nn.Sequential(features, head), decoder, outputs)
+    head = mlp((features.outputs,), *perceptron).encoder
+    decoder = lenet(sample_shape, outputs=perceptron.outputs, norm=perceptron.norm).decoder
+    name = f"{features.identity['model']}_fine_tuned"
+    return Backbone(name, nn.Sequential(features, head), decoder, perceptron.outputs)
 
 
 def _some(names: Iterable[str]) -> str:
