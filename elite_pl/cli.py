@@ -164,6 +164,14 @@ def _explanation(error: BaseException) -> str:
     if lines[0].startswith("LexerNoViableAltException"):
         key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")
         return f"{key}={value}: has characters that need quotes; '{key}=\"{value}\"'"
+    if lines[0].startswith("Ambiguous value for argument"):
+        typed = lines[0].removeprefix("Ambiguous value for argument ").strip("'")
+        key, _, value = typed.partition("=")
+        return f"{typed}: is a sweep; add -m, or quote a list or text: '{key}=[{value}]', '{key}=\"{value}\"'"
+    if deleted := re.match(r"Could not delete from config\. '([^']+)' does not exist", lines[0]):
+        return (
+            f"~{deleted.group(1)}: no such key to leave out; a sweep over methods has the keys of the default one here"
+        )
     if at_other := re.match(r"Could not override '([^']+)'\.\s+Did you mean to override ([^ ?]+)", "\n".join(lines)):
         return f"{at_other.group(1)}: no such key; did you mean {at_other.group(2)}?"
     if lines[0].startswith("Could not override 'score@method.score'"):

@@ -23,6 +23,8 @@ def refused(outcome, *words):
 
 TYPED = {
     "polution=0.5": ("polution", "did you mean pollution"),
+    "seed=0,1": ("seed=0,1: is a sweep; add -m",),
+    "~method.trees": ("~method.trees: no such key to leave out",),
     "ensemble=0": ("ensemble=0", "from 1 to 100"),
     "score=readout": ("score: no such key; did you mean score@method.score?",),
     "score@method.score=read": ("score=read: no such option; did you mean readout?",),
