@@ -169,9 +169,7 @@ def _explanation(error: BaseException) -> str:
         key, _, value = typed.partition("=")
         return f"{typed}: is a sweep; add -m, or quote a list or text: '{key}=[{value}]', '{key}=\"{value}\"'"
     if deleted := re.match(r"Could not delete from config\. '([^']+)' does not exist", lines[0]):
-        return (
-            f"~{deleted.group(1)}: no such key to leave out; a sweep over methods has the keys of the default one here"
-        )
+        return f"~{deleted.group(1)}: no such key to leave out; a sweep has those of its defaults here"
     if at_other := re.match(r"Could not override '([^']+)'\.\s+Did you mean to override ([^ ?]+)", "\n".join(lines)):
         return f"{at_other.group(1)}: no such key; did you mean {at_other.group(2)}?"
     if lines[0].startswith("Could not override 'score@method.score'"):
