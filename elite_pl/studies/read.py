@@ -65,9 +65,14 @@ class Run:
     def __getitem__(self, key: str) -> Any:
         """A value of `metrics.json`, else of `config.yaml` (`method.optimizer.lr`), None where neither has it.
 
-        Text is on one line, without what a terminal would obey.
+        A root key that the run is older than is as `BEFORE`. Text is on one line, without what a terminal would obey.
         """
-        value = self.study if key == "study" else self.metrics[key] if key in self.metrics else self.config.get(key)
+        if key == "study":
+            value = self.study
+        elif key in self.metrics:
+            value = self.metrics[key]
+        else:
+            value = self.config.get(key, None if "." in key else BEFORE.get(key))
         return printable(value) if isinstance(value, str) else value
 
     @property
