@@ -179,6 +179,7 @@ def test_known_labels_need_no_normal_class(command, tmp_path):
     found = json.loads((outcome.directory / "metrics.json").read_text())
     assert found["data/labeled"] == 20 and found["data/unlabeled"] == 380 and "test/auroc" not in found
     assert len(read_csv(outcome.directory / "audit.csv")) == 380
+    assert not (outcome.directory / "scores.csv").exists()
 
 
 def test_no_labels_and_no_pollution_suit_a_method_without_labels(command):

@@ -304,7 +304,8 @@ def write_results(
     if hidden is not None:
         results |= against_truth(found, hidden)
 
-    write_scores(directory / "scores.csv", split.test, test, is_anomaly, arrays.ids_test, arrays.id_name)
+    if len(test):
+        write_scores(directory / "scores.csv", split.test, test, is_anomaly, arrays.ids_test, arrays.id_name)
     if (doubts := decision.doubts) is not None:
         write_labels(directory / "labeled.csv", split.labeled, data.labeled_y, doubts, arrays.ids_train, arrays.id_name)
     write_audit(directory / "audit.csv", split.unlabeled, found, hidden, arrays.ids_train, arrays.id_name)
