@@ -96,7 +96,7 @@ def cell_by_cell(text: str) -> str:
     if group not in config.GROUPS or not (dot and value) or override.is_sweep_override():
         return text
     plain = override.type is OverrideType.CHANGE and override.package is None
-    one = "null,null" if value == "null" else f"choice({value})"  # choice takes no null
+    one = f"choice({value})" if override.value() is not None else "null,null"  # choice takes no null
     return f"{override.key_or_group}={one}" if plain else text
 
 
@@ -168,19 +168,20 @@ def _explanation(error: BaseException) -> str:
         typed = lines[0].removeprefix("Ambiguous value for argument ").strip("'")
         key, _, value = typed.partition("=")
         return f"{typed}: is a sweep; add -m, or quote a list or text: '{key}=[{value}]', '{key}=\"{value}\"'"
-    if deleted := re.match(r"Could not delete from config\. '([^']+)' does not exist", lines[0]):
-        return f"~{deleted.group(1)}: no such key to leave out; a sweep has those of its defaults here"
+    if lines[0].startswith("Could not override 'score@method.score'"):
+        return "score@method.score: the chosen method has no other scores, as those like ELITE and Deep SVDD have"
     if at_other := re.match(r"Could not override '([^']+)'\.\s+Did you mean to override ([^ ?]+)", "\n".join(lines)):
         return f"{at_other.group(1)}: no such key; did you mean {at_other.group(2)}?"
-    if lines[0].startswith("Could not override 'score@method.score'"):
-        return "score@method.score: the chosen method has a score of its own; expected one on a center or a readout"
     keys = [f.name for f in fields(config.Config)]
+    if deleted := re.match(r"Could not delete from config\. '([^']+)' does not exist", lines[0]):
+        return f"~{deleted.group(1)}: no such key{_hint(deleted.group(1), [*keys, 'experiment'])}"
     unknown = re.match(r"Could not override '([^']+)'", lines[0])
     if unknown and any(line.startswith("To append to your config") for line in lines):
         key = unknown.group(1)
         return f"{key}: no such key{_hint(key, [*keys, 'experiment'])}"
     if option := re.match(r"(?:In '.*': )?Could not find '([\w/]+)/([^/']+)'\n+Available options in .*", str(error)):
         group, name = option.groups()
+        group = "score@method.score" if group == "score" else group
         there = str(error)[option.end() :].partition("Config search path:")[0].split()
         if group == "augmentation/by_dataset":
             known = f"none is known for dataset={name}, only for {', '.join(there)}"

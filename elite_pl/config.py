@@ -40,7 +40,7 @@ class Config:
     labeled_batch_size: int | None = _key("m: labeled samples in a batch, class-balanced; null: all, at every step")
     epochs: int = _key("passes over the unlabeled samples")
     seed: int = _key("of the split, the initial network and the order of batches, each a stream of its own")
-    ensemble: int = _key("trainings, from different seeds, whose mean score counts; 1: a single one")
+    ensemble: int = _key("trainings from different seeds that score together, by the mean rarity of their scores")
     threads: int | None = _key("CPU threads; null: PyTorch's choice")
     pictures: bool = _key("whether a run draws its pictures, which takes half a second of it")
     study: int | str = _key("name under which runs are kept together: a folder, and the group in W&B")

@@ -123,7 +123,7 @@ def check(spec: RunSpec, folds: int) -> None:
     """
     from elite_pl.data import splits
     from elite_pl.methods import Auto, Ensemble
-    from elite_pl.runs import build, callbacks, launch
+    from elite_pl.runs import build, callbacks, ensembles, launch
 
     build.use_threads(spec.config)
     data = build.make_data(spec.config)
@@ -134,7 +134,9 @@ def check(spec: RunSpec, folds: int) -> None:
     fold = data.under(splits.hold_out(data.split, 0, folds)[0])
     detector = build.make_detector(spec.config, data.sample_shape)
     if isinstance(detector, Auto | Ensemble):
-        raise InputError(f"method={detector.name}: is made of several trainings; search the settings of a single one")
+        raise InputError(
+            f"{ensembles.several_of(detector)}: is made of several trainings; search settings of a single one"
+        )
     build.check_data(spec.config, detector, fold)
     build.make_trainer(spec, callbacks.History(Path()))
     if launch.takes_processes(spec):

@@ -1,4 +1,4 @@
-"""Several trainings of one method, whose mean score counts."""
+"""Several trainings of one method that score together."""
 
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.base import BaseDetector
@@ -6,7 +6,7 @@ from elite_pl.models.mixture import Mixture
 
 
 class Ensemble(BaseDetector):
-    """The mean of the scores of one method, trained from several seeds on the same samples; see `Mixture`.
+    """The mean rarity of the scores of one method, trained from several seeds on the same samples; see `Mixture`.
 
     `elite_pl.runs.ensembles` trains them, each as a run of its own would be, together where they can be. Held-out
     samples are scored by single trainings, whose shares the ensemble's own scores turn into scores. Its audit has no

@@ -34,8 +34,8 @@ AUDITS = {
 _MOST = 200  # lines of a list; more are counted
 
 HOW = (
-    "The interval is Student's t over normal classes: the seeds of a class share its difficulty, so they count as one "
-    "cluster (for one class alone, its seeds are what varies). It is cut at 0 and 100 %.",
+    "The interval is Student's t over normal classes, or data sets of one: the seeds of a class share its difficulty, "
+    "so they count as one cluster (for one class alone, its seeds are what varies). It is cut at 0 and 100 %.",
     "“Ahead by” is the mean of the paired differences over the same splits, in points of ROC AUC, with its interval.",
     "p is that of a two-sided Wilcoxon signed-rank test (exact where ties allow it) on the differences, each class by "
     "the mean over its seeds. It assumes no normal distribution, which ROC AUC near 100 % does not have (Demšar 2006). "

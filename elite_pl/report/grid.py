@@ -95,7 +95,7 @@ def sweep_panels(runs: Sequence[Run], keys: Sequence[str], axis: str) -> list[Pa
             points = []
             for _, cell in grouped(line, [axis]):
                 auroc = [run.auroc for run in cell]
-                low, high = confidence_interval(auroc, [str(run["normal_class"]) for run in cell])
+                low, high = confidence_interval(auroc, [run.unit for run in cell])
                 points.append((float(cell[0][axis]), statistics.fmean(auroc), max(low, 0.0), min(high, 100.0)))
             drawn.append(Line(title(lines, values), *zip(*points, strict=True)))
         panels.append(Panel(title(shown, [str(group[0][key]) for key in shown]), drawn))

@@ -1,9 +1,10 @@
 """The statistics of a report: pure functions of numbers. The only module that imports scipy.
 
-The unit of a study of one-vs-rest splits is the normal class: the seeds of one class share its difficulty, so they
-are no independent draws, and thirty runs of ten classes tell about another class what ten numbers tell. Hence the
-interval is that of a mean of clusters, and the test compares classes, each by the mean over its seeds. Where there is
-one class only, its seeds are the units, and nothing is said about other classes.
+The unit of a study of one-vs-rest splits is the normal class of a data set, and the data set itself where labels are
+known (`Run.unit`): the seeds of one class share its difficulty, so they are no independent draws, and thirty runs of
+ten classes tell about another class what ten numbers tell. Hence the interval is that of a mean of clusters, and the
+test compares classes, each by the mean over its seeds. Where there is one class only, its seeds are the units, and
+nothing is said about other classes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def clusters(values: Sequence[float], labels: Sequence[Hashable]) -> list[list[f
 
     Args:
         values: (n,).
-        labels: The cluster of each value, (n,), here the normal class.
+        labels: The cluster of each value, (n,), here `Run.unit`.
 
     Returns:
         G lists, in order of appearance.
@@ -46,7 +47,7 @@ def standard_error(values: Sequence[float], labels: Sequence[Hashable]) -> float
 
     Args:
         values: (n,).
-        labels: The cluster of each value, (n,), here the normal class; if all are equal, each value is a cluster.
+        labels: The cluster of each value, (n,), here `Run.unit`; if all are equal, each value is a cluster.
 
     Returns:
         The error; NaN with fewer than two values.

@@ -40,7 +40,8 @@ MEASURES = {
     AUROC_UNSEEN: "ROC AUC of anomalies of other kinds",
 }
 SUMMARY_CAPTION = (
-    "ROC AUC in %, mean ± standard deviation over runs; 95 % interval: Student's t, clustered by normal class; "
+    "ROC AUC in %, mean ± standard deviation over runs; 95 % interval: Student's t, clustered by data set and normal "
+    "class; "
     "ahead by: paired differences over the same splits; p: two-sided Wilcoxon signed-rank test over classes, "
     "corrected by Holm for the methods at one setting."
 )
@@ -90,7 +91,7 @@ def told_apart_by(rows: Sequence[str], column: str | None) -> list[str]:
 def ahead_by(pairs: Sequence[tuple[float, Run]]) -> str:
     """`+12.3 ± 4.5 (n = 6)`: mean and standard error of differences, with the runs that they are of."""
     points = [difference for difference, _ in pairs]
-    error = standard_error(points, [str(run["normal_class"]) for _, run in pairs])
+    error = standard_error(points, [run.unit for _, run in pairs])
     return f"{plus_minus(statistics.fmean(points), error, sign='+')} (n = {len(points)})"
 
 
@@ -149,7 +150,7 @@ def table(
     if baseline:
         caption.append(
             f"`{against} ahead by`: points, mean ± standard error of the differences over the same splits, "
-            "clustered by normal class"
+            "clustered by data set and normal class"
         )
     if len(hidden) == 1 and isinstance(hidden[0], int):
         constant.append(f"{hidden[0]} hidden anomalies among {runs[0]['data/unlabeled']} unlabeled samples")
@@ -213,18 +214,18 @@ def summary(runs: Sequence[Run], rows: Sequence[str], column: str | None, agains
     baseline, cell = pairing(runs, keys, against)
     found: list[Row] = []
     for values, group in grouped(runs, keys):
-        points, classes = [run.auroc for run in group], [str(run["normal_class"]) for run in group]
-        low, high = confidence_interval(points, classes)
+        points, units = [run.auroc for run in group], [run.unit for run in group]
+        low, high = confidence_interval(points, units)
         hidden = [run[HIDDEN_SHARE] for run in group]
         share = math.nan if None in hidden else 100 * statistics.fmean(hidden)
         others = [run for run in group if run["method"] != against]
         ahead = differences(others, baseline, cell)
-        comparison = compare([d for d, _ in ahead], [str(run["normal_class"]) for _, run in ahead]) if ahead else None
+        comparison = compare([d for d, _ in ahead], [run.unit for _, run in ahead]) if ahead else None
         # max(nan, 0) is nan, max(0, nan) is not
         mean, std = mean_std(points)
         ends = (max(low, 0.0), min(high, 100.0))
         named = dict(zip(keys, values, strict=True))
-        found.append(Row(named, mean, std, *ends, len(points), len(set(classes)), share, comparison))
+        found.append(Row(named, mean, std, *ends, len(points), len(set(units)), share, comparison))
     return corrected(found, [key for key in keys if not key.startswith("method")])
 
 
@@ -263,7 +264,7 @@ def changes(runs: Sequence[Run], keys: Sequence[str], origin: str) -> tuple[list
             pairs = differences([run for run in group if str(run[origin]) == first], theirs, REPEATS)
             if not pairs:
                 continue
-            comparison = compare([d for d, _ in pairs], [str(run["normal_class"]) for _, run in pairs])
+            comparison = compare([d for d, _ in pairs], [run.unit for _, run in pairs])
             before = statistics.fmean(run.auroc for _, run in pairs)
             values = [str(group[0][key]) for key in shown]
             lines.append((values, [f"{before:.1f}", f"{before + comparison.mean:.1f}"], comparison))

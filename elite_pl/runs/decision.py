@@ -218,10 +218,11 @@ def _cross_fit(spec: RunSpec, detector: BaseDetector, data: PollutedData, settin
     if len(data.unlabeled) < 2 * folds:
         raise LabelError(f"only {len(data.unlabeled)} unlabeled samples")
     log.info("cross-fitting: %d trainings, each without a part of the samples", folds)
+    spec = alone(spec)
     if isinstance(spec.plain["trainer"].get("strategy"), dict):  # several processes, of which the others are gone
         one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
         spec = replace(spec, plain={**spec.plain, "trainer": {**spec.plain["trainer"], **one}})
-    return cross_fit(alone(spec), data, folds)
+    return cross_fit(spec, data, folds)
 
 
 def _percent(value: Interval) -> str:

@@ -17,6 +17,7 @@ from elite_pl import seeding
 from elite_pl.config import Config, plain
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.data.feature_maps import AnyFeatureMap
+from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector
 from elite_pl.methods.ensemble import Ensemble
 from elite_pl.models.mixture import Member, Mixture
@@ -47,8 +48,15 @@ def train_ensemble(ensemble: Ensemble, spec: RunSpec, data: PollutedData) -> Non
     log.info("%d trainings of %s, %.0f s", len(members), ensemble.name, time.monotonic() - start)
 
 
+def several_of(detector: Auto | Ensemble) -> str:
+    """What makes a detector several trainings, as it is typed."""
+    return f"ensemble={detector.seeds}" if isinstance(detector, Ensemble) else f"method={detector.name}"
+
+
 def alone(spec: RunSpec) -> RunSpec:
-    """The run of one detector of an ensemble; a run of one detector is its own."""
+    """The run of one detector of an ensemble; a run of one detector stays as it is, with what only `plain` says."""
+    if spec.config.ensemble == 1:
+        return spec
     return with_settings(spec, {"ensemble": 1})
 
 

@@ -25,6 +25,7 @@ from elite_pl.files import atomic_write, discard
 from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector, Detector, collapsed
 from elite_pl.methods.ensemble import Ensemble
+from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.runs import loggers, plots
 from elite_pl.runs.audit import against_truth, audit
 from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
@@ -33,7 +34,7 @@ from elite_pl.runs.candidates import train_candidates
 from elite_pl.runs.checkpoints import checkpoint
 from elite_pl.runs.crossfit import CrossFit
 from elite_pl.runs.decision import Decision, decide
-from elite_pl.runs.ensembles import recipe_of, train_ensemble
+from elite_pl.runs.ensembles import recipe_of, several_of, train_ensemble
 from elite_pl.runs.environment import environment
 from elite_pl.runs.results import (
     AUROC,
@@ -77,9 +78,10 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
     with trainer.precision_plugin.tensor_init_context():
         data, detector = made(spec)
         if not isinstance(detector, Detector) and trainer.world_size > 1:
-            several = isinstance(detector, Auto | Ensemble)
-            why = "is made of trainings in one process" if several else "has no gradient"
-            raise InputError(f"trainer.devices={config.trainer.devices}: method={detector.name} {why}; use 1")
+            why = f"method={detector.name} has no gradient"
+            if isinstance(detector, Auto | Ensemble):
+                why = f"{several_of(detector)} is trained in one process"
+            raise InputError(f"trainer.devices={config.trainer.devices}: {why}; use 1")
         going_on = checkpoint(spec.directory / "last.ckpt", detector, data, trainer)
         if not trainer.is_global_zero:
             logging.getLogger("elite_pl").setLevel(logging.ERROR)  # the first process says it
@@ -126,7 +128,7 @@ def run_directory(
         The facts of the run so far, for `metrics.json`.
     """
     directory = spec.directory
-    device = trainer.strategy.root_device if isinstance(detector, Detector) else torch.device("cpu")
+    device = torch.device("cpu") if isinstance(detector, ShallowDetector) else trainer.strategy.root_device
     facts = describe(spec, data, detector, device)
     facts |= {"processes": trainer.world_size, "threads": torch.get_num_threads()}
     fresh = not directory.exists()

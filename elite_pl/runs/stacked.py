@@ -15,6 +15,7 @@ from torch import Tensor
 from elite_pl.data.datamodule import Batch, PollutedData, TrainingBatches
 from elite_pl.errors import InputError
 from elite_pl.methods.base import BaseDetector, Detector
+from elite_pl.methods.ensemble import Ensemble
 from elite_pl.models.scores import Score
 from elite_pl.models.stacked import UnstackableError, stacked, unstack
 from elite_pl.runs.build import make_trainer
@@ -125,6 +126,8 @@ def why_not(spec: RunSpec, detector: BaseDetector) -> str:
     """
     settings, callbacks = spec.plain["trainer"], (spec.plain["callbacks"] or {}).values()
     strange = [key for key, values in TRAINER.items() if settings.get(key) not in values]
+    if isinstance(detector, Ensemble):
+        return f"ensemble={detector.seeds} has its own members to train together"
     if not isinstance(detector, Detector) or not type(detector).__dict__.get("stackable"):
         return f"method {detector.name} has no stacked form"
     if strange:

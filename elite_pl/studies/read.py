@@ -27,6 +27,8 @@ SETTING = ("dataset", "pollution", "label_ratio")  # runs that differ here are n
 REPEATS = ("normal_class", "seed")  # these are averaged over
 ORIGIN = ("study", "commit")  # where runs of the same config come from; telling these apart keeps the copies of a run
 IGNORED = (*BOOKKEEPING, "dataset.source")  # keys that do not make another run, or repeat one that does
+# Root keys that older runs do not have, and what they were.
+ADDED = {key: value for key, value in BEFORE.items() if "." not in key and not isinstance(value, dict)}
 UNSET = "–"  # how a setting is shown that a run does not have
 HIDDEN, HIDDEN_SHARE = "data/hidden_anomalies", "data/pollution_unlabeled"
 DEEPEST = 50  # levels of a configuration
@@ -65,20 +67,26 @@ class Run:
     def __getitem__(self, key: str) -> Any:
         """A value of `metrics.json`, else of `config.yaml` (`method.optimizer.lr`), None where neither has it.
 
-        A root key that the run is older than is as `BEFORE`. Text is on one line, without what a terminal would obey.
+        A root key that the run is older than has the value of `ADDED`. Text is on one line, without what a terminal
+        would obey.
         """
         if key == "study":
             value = self.study
         elif key in self.metrics:
             value = self.metrics[key]
         else:
-            value = self.config.get(key, None if "." in key else BEFORE.get(key))
+            value = self.config.get(key, ADDED.get(key))
         return printable(value) if isinstance(value, str) else value
 
     @property
     def auroc(self) -> float:
         """The ROC AUC of the test set, in percent."""
         return self.percent(AUROC)
+
+    @property
+    def unit(self) -> str:
+        """What its seeds share the difficulty of: the data set and its normal class."""
+        return f"{self['dataset']}, {self['normal_class']}"
 
     def percent(self, measure: str) -> float:
         """A measure of the test set in percent.

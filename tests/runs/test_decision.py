@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 
 import elite_pl
+from elite_pl import config
+from elite_pl.config import threshold
+from elite_pl.runs import decision
+from elite_pl.runs.build import make_data, make_detector, make_trainer
+from elite_pl.runs.spec import RunSpec
 
 OWN = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "threads=1")
 TREES = ("method=extra_trees", "method.trees=20")
@@ -172,3 +177,12 @@ def test_a_study_with_class_labels_may_cross_fit_too(command):
 def test_a_rule_that_means_nothing(command, typed, right):
     outcome = command(typed)
     assert outcome.code == 2 and right in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_a_run_of_several_processes_cross_fits_in_one(monkeypatch):
+    spec = RunSpec.of(config.compose(["trainer=ddp", "trainer.devices=2", "threshold=crossfit", "logger=none"]))
+    data = make_data(spec.config)
+    fitted = []
+    monkeypatch.setattr(decision, "cross_fit", lambda own, *_: fitted.append(own))
+    decision._cross_fit(spec, make_detector(spec.config, data.sample_shape), data, threshold(spec.plain["threshold"]))
+    assert make_trainer(spec, None).world_size == 2 and make_trainer(fitted[0], None).world_size == 1

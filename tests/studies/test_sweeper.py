@@ -567,7 +567,7 @@ def test_a_key_that_the_default_method_lacks_can_be_set_for_several_that_have_it
 
 
 def test_a_key_of_a_group_can_be_null_in_a_sweep_and_a_cell_that_is_typed_twice_is_one(command):
-    typed = ("method=labels_only_augmented", "augmentation=noise", "method.average_decay=null", "epochs=1")
+    typed = ("method=labels_only_augmented", "augmentation=noise", "method.average_decay= null", "epochs=1")
     outcome = command("-m", *typed, "seed=3,3")
     assert outcome.code == 0 and "1 cells: 1 run" in outcome.err, outcome.err
     (kept,) = Path("outputs").rglob("config.yaml")
