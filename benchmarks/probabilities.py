@@ -16,7 +16,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tables import NAMES
+from tables import DEVELOPED_ON
 
 import elite_pl
 
@@ -101,10 +101,10 @@ def main() -> None:
     options = machine.started(__doc__, RESULTS)
     seconds = [cost(*size) for size in SIZES]
     print(seconds, flush=True)
-    base, by_table = zip(*map(measured, NAMES), strict=True)
+    base, by_table = zip(*map(measured, DEVELOPED_ON), strict=True)
     found = np.stack(by_table)  # (tables, methods, 3)
-    lines = [f"| | {' | '.join(NAMES)} | mean |", f"|---|{'---|' * (len(NAMES) + 1)}"]
-    row = "| {} | " + " | ".join(["{:.3f}"] * (len(NAMES) + 1)) + " |"
+    lines = [f"| | {' | '.join(DEVELOPED_ON)} | mean |", f"|---|{'---|' * (len(DEVELOPED_ON) + 1)}"]
+    row = "| {} | " + " | ".join(["{:.3f}"] * (len(DEVELOPED_ON) + 1)) + " |"
     constant = [share * (1 - share) for share in base]
     lines.append(row.format("Brier score of the true share for all", *constant, np.mean(constant)))
     for at, what in enumerate(("Brier score", "calibration error", "mean probability less the true share")):

@@ -112,7 +112,10 @@ NEEDS = {
     "backbone/strided": ["dataset=cifar10", "dataset.size=16", "method=elite_ae"],
     "backbone/timm": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=tiny"],
     "backbone/torchvision": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=mobilenet_v3_small"],
-    "method/auto": ["method.candidates.vectors.elite_tabular.seeds=1", "threshold.folds=2"],
+    "method/auto": [
+        *(f"method.candidates.vectors.{name}.seeds=1" for name in ("elite_tabular", "elite_on_a_center")),
+        "threshold.folds=2",
+    ],
     "method/deep_svdd_published": ["dataset=mnist"],
     "method/elite_svdd_release": ["dataset=mnist"],
     "method/elite_ae_release": ["dataset=fmnist"],

@@ -72,8 +72,15 @@ BEFORE: dict[str, object] = {
     },
 }
 
-# The candidate of `auto` added since, for images: on other data a run keeps its hash, for there it changes nothing.
+# Candidates of `auto` added since: on other data a run keeps its hash, for there they change nothing.
 FOR_IMAGES = "method.candidates.images.extra_trees_pixels"
+FOR_VECTORS = "method.candidates.vectors.elite_on_a_center"
+KINDS = {
+    "elite_pl.data.digits": "vectors",
+    "elite_pl.data.table": "vectors",
+    "elite_pl.data.torchvision_set": "images",
+    "elite_pl.data.image_folder": "images",
+}
 
 # Values added since, each with the older one that is equivalent wherever that one was allowed.
 ALIASES: dict[str, dict[object, object]] = {"method.contamination": {"auto": "given"}}
@@ -100,9 +107,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
     known = renamed(dict(config), OLD)
     dataset = known.get("dataset", {})
     source = dataset.get("source", {})
-    for node, name in _holders(known, FOR_IMAGES):
-        if name in node and _without_images(config):
-            del node[name]
+    for key, kind in ((FOR_IMAGES, "images"), (FOR_VECTORS, "vectors")):
+        for node, name in _holders(known, key):
+            if name in node and _kind(config) not in (kind, None):
+                del node[name]
     folders = ("path",) if source.get("_target_") == "elite_pl.data.image_folder" else ()
     for holder in (dataset, source):  # the group's key, and the constructor's argument that repeats it
         for key in PATHS:
@@ -158,14 +166,15 @@ def by_content(node: Any, key: str) -> None:
         node[key] = _content(Path(path).expanduser())
 
 
-def _without_images(config: Mapping[str, Any]) -> bool:
-    """Whether samples are known to be vectors: the digits, rows of a table, an npz file of them, frozen features."""
+def _kind(config: Mapping[str, Any]) -> str | None:
+    """The kind of data by which `auto` lists candidates, as far as it is known without reading them."""
     if config["backbone"].get("frozen"):
-        return True
+        return "features"
     source = renamed(config["dataset"]["source"], PUBLIC)
     if source["_target_"] == "elite_pl.data.npz":
-        return _axes(Path(str(source["path"])).expanduser()) == 2
-    return source["_target_"] in ("elite_pl.data.digits", "elite_pl.data.table")
+        axes = _axes(Path(str(source["path"])).expanduser())
+        return {None: None, 2: "vectors"}.get(axes, "images")
+    return KINDS.get(source["_target_"])
 
 
 def _axes(path: Path) -> int | None:

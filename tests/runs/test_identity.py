@@ -75,21 +75,26 @@ def test_every_old_address_has_a_public_one_that_is_there(composed):
         config.instantiate("method", {"_target_": public})
 
 
+CANDIDATES = {"images": "extra_trees_pixels", "vectors": "elite_on_a_center"}
+
+
 @pytest.mark.parametrize(
-    ("source", "counts"),
+    ("source", "kinds"),
     [
-        ({"_target_": "elite_pl.data.torchvision_set", "name": "MNIST", "root": "nowhere"}, True),
-        ({"_target_": "elite_pl.data.image_folder", "path": "photos"}, True),
-        ({"_target_": "elite_pl.data.npz", "path": "images.npz"}, True),
-        ({"_target_": "elite_pl.data.npz", "path": "not_there.npz"}, True),
-        ({"_target_": "elite_pl.data.npz", "path": "damaged.npz"}, True),
-        ({"_target_": "elite_pl.data.npz", "path": "vectors.npz"}, False),
-        ({"_target_": "elite_pl.data.digits"}, False),
-        ({"_target_": "elite_pl.data.table", "path": "rows.csv"}, False),
+        ({"_target_": "elite_pl.data.torchvision_set", "name": "MNIST", "root": "nowhere"}, {"images"}),
+        ({"_target_": "elite_pl.data.image_folder", "path": "photos"}, {"images"}),
+        ({"_target_": "elite_pl.data.npz", "path": "images.npz"}, {"images"}),
+        ({"_target_": "elite_pl.data.npz", "path": "not_there.npz"}, {"images", "vectors"}),
+        ({"_target_": "elite_pl.data.npz", "path": "damaged.npz"}, {"images", "vectors"}),
+        ({"_target_": "elite_pl.data.npy", "path": "x.npy"}, {"images", "vectors"}),
+        ({"_target_": "elite_pl.data.npz", "path": "vectors.npz"}, {"vectors"}),
+        ({"_target_": "elite_pl.data.digits"}, {"vectors"}),
+        ({"_target_": "elite_pl.data.table", "path": "rows.csv"}, {"vectors"}),
     ],
 )
-def test_a_candidate_for_images_counts_where_there_are_images(composed, tmp_path, monkeypatch, source, counts):
-    """`auto` on vectors is what it was before; the hash of its runs on images tells the two apart."""
+@pytest.mark.parametrize("kind", CANDIDATES)
+def test_a_candidate_counts_where_there_may_be_its_kind_of_data(composed, tmp_path, monkeypatch, source, kinds, kind):
+    """`auto` on other data is what it was before; the hash of its runs on these tells the two apart."""
     monkeypatch.chdir(tmp_path)
     np.savez("images.npz", x=np.zeros((3, 8, 8)), y=[0, 1, 1])
     np.savez("vectors.npz", x_train=np.zeros((3, 8)), y_train=[0, 1, 1])
@@ -100,7 +105,7 @@ def test_a_candidate_for_images_counts_where_there_are_images(composed, tmp_path
     plain = composed(["method=auto"])
     plain["dataset"] = {"name": "mine", "source": source}
     before = copy.deepcopy(plain)
-    del before["method"]["candidates"]["images"]["extra_trees_pixels"]
-    assert (identity.config_hash(plain) != identity.config_hash(before)) == counts
-    plain["backbone"]["frozen"] = before["backbone"]["frozen"] = True  # features take the place of images
+    del before["method"]["candidates"][kind][CANDIDATES[kind]]
+    assert (identity.config_hash(plain) != identity.config_hash(before)) == (kind in kinds)
+    plain["backbone"]["frozen"] = before["backbone"]["frozen"] = True  # features take the place of both
     assert identity.config_hash(plain) == identity.config_hash(before)
