@@ -104,7 +104,7 @@ Keys
 Groups
 {groups}
   {experiment:<{width}} a named set of values, in conf/experiment/
-  {score:<{width}} Ω of a method on a center or a readout
+  {score:<{width}} Ω of a method on a center, a reconstruction or a readout
 
 Choices
 $APP_CONFIG_GROUPS

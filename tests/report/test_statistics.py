@@ -1,12 +1,15 @@
 """The statistics of a report against numbers worked out by hand, and against scipy's own tests."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from elite_pl.report.statistics import compare, confidence_interval, holm, mean_std, signed_rank, standard_error
+from elite_pl.report.tables import ahead_by
+from elite_pl.studies.read import Run
 
 
 def test_mean_and_standard_deviation():
@@ -33,6 +36,15 @@ def test_the_seeds_of_a_class_are_one_cluster():
     assert (low, high) == pytest.approx(expected)
     naive = scipy.stats.t.interval(0.95, 29, values.mean(), scipy.stats.sem(values.ravel()))
     assert high - low > 1.3 * (naive[1] - naive[0])
+
+
+def test_draws_of_a_table_are_one_cluster_though_all_tables_have_the_same_class():
+    rng = np.random.default_rng(0)
+    lead = rng.normal(2, 3, (4, 1)) + rng.normal(0, 0.1, (4, 3))
+    known = {"normal_class": "as labeled"}
+    pairs = [(lead[table, draw], Run(Path(), known | {"dataset": f"{table}"}, "")) for table, draw in np.ndindex(4, 3)]
+    error = scipy.stats.sem(lead.mean(1))
+    assert ahead_by(pairs) == f"{lead.mean():+.1f} ± {error:.1f} (n = 12)" and error > 1
 
 
 def test_clusters_of_unequal_size():
