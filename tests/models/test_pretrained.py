@@ -240,7 +240,9 @@ def test_it_stays_frozen(frozen):
 SHORT = ("n_train=40", "label_ratio=0.1", "epochs=1", "backbone=efficientnet_lite0", "backbone.image_size=16")
 
 
-@pytest.mark.parametrize("method", ["elite_svdd", "elite_tabular feature_map=none", "isolation_forest"])
+@pytest.mark.parametrize(
+    "method", ["elite_svdd", "elite_svdd ensemble=2", "elite_tabular feature_map=none", "isolation_forest"]
+)
 def test_a_run_on_frozen_features_scores_raw_images(command, images, monkeypatch, method):
     typed = ["dataset=npz", f"dataset.path={images()}", "normal_class=1", *f"method={method}".split(), *SHORT]
     outcome = command(*typed)
