@@ -27,8 +27,9 @@ NEW = (
     "skin",
     "Stamps",
     "vertebral",
+    "Wilt",
+    "WPBC",
 )
-NEW += ("Wilt", "WPBC")
 ROWS, LABELED, TRAINING = 3000, 10, 0.7
 
 

@@ -98,8 +98,10 @@ def test_who_calls_a_method_reads_nothing_of_configurations():
 
 SHORT = ("epochs=1", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads=1")
 
+# Groups whose options are a part of another group, as they are typed.
+PLACED = {"score": "score@method.score"}
+
 # What an option needs beside itself; an option that is not named here runs on the digits.
-PLACED = {"score": "score@method.score"}  # groups whose options are a part of another group, as they are typed
 NEEDS = {
     "augmentation/digits": ["dataset=mnist"],
     "augmentation/clothes": ["dataset=fmnist"],

@@ -54,7 +54,7 @@ def several_of(detector: Auto | Ensemble) -> str:
 
 
 def alone(spec: RunSpec) -> RunSpec:
-    """The run of one detector of an ensemble; a run of one detector stays as it is, with what only `plain` says."""
+    """The run of one detector of an ensemble; a run of one detector is returned as it is."""
     if spec.config.ensemble == 1:
         return spec
     return with_settings(spec, {"ensemble": 1})

@@ -72,10 +72,12 @@ BEFORE: dict[str, object] = {
     },
 }
 
-# Candidates of `auto` added since: on other data a run keeps its hash, for there they change nothing.
-FOR_IMAGES = "method.candidates.images.extra_trees_pixels"
-FOR_VECTORS = "method.candidates.vectors.elite_on_a_center"
-KINDS = {
+# Candidates of `auto` added since, by kind of data: on other data a run keeps its hash, for there they change nothing.
+CANDIDATES = {
+    "images": "method.candidates.images.extra_trees_pixels",
+    "vectors": "method.candidates.vectors.elite_on_a_center",
+}
+KINDS = {  # of the data of sources that have one kind only
     "elite_pl.data.digits": "vectors",
     "elite_pl.data.table": "vectors",
     "elite_pl.data.torchvision_set": "images",
@@ -107,7 +109,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     known = renamed(dict(config), OLD)
     dataset = known.get("dataset", {})
     source = dataset.get("source", {})
-    for key, kind in ((FOR_IMAGES, "images"), (FOR_VECTORS, "vectors")):
+    for kind, key in CANDIDATES.items():
         for node, name in _holders(known, key):
             if name in node and _kind(config) not in (kind, None):
                 del node[name]

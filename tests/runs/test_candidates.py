@@ -115,6 +115,7 @@ def test_it_says_why_a_candidate_counts_as_it_does(table, caplog):
     caplog.set_level(logging.INFO, "elite_pl")
     few = np.where(np.isin(np.arange(140), [0, 1, 100]), y, 0)
     elite_pl.fit(x, few, method="auto", overrides=SHORT)
+    assert "elite_tabular 42 % (prior 4, clean 0.9), " in caplog.text
     assert "elite_on_a_center 21 % (prior 2, clean 0.9); no labels tell the hidden share" in caplog.text
     assert "so a pollution of 0.1 is assumed" in caplog.text
 
@@ -140,7 +141,8 @@ def test_priors_follow_the_pollution_and_the_graph():
         )
 
 
-def test_hidden_anomalies_give_the_graph_the_place_of_elite():
+@pytest.mark.parametrize("on_a_center", [False, True])
+def test_hidden_anomalies_give_the_graph_the_place_of_elite(on_a_center):
     """Eight tight kinds of anomalies and a wide normal class: what is hidden shows in where the labels rank."""
     rng = np.random.default_rng(0)
     weight = {}
@@ -151,8 +153,12 @@ def test_hidden_anomalies_give_the_graph_the_place_of_elite():
         )
         y = np.zeros(len(x), dtype=int)
         y[:10], y[210:220] = 1, -1
-        detector = elite_pl.fit(x, y, method="auto", overrides=SHORT)
+        fewer = [] if on_a_center else ["~method.candidates.vectors.elite_on_a_center"]
+        detector = elite_pl.fit(x, y, method="auto", overrides=[*SHORT, *fewer])
         weight[hidden] = detector.model.weight[2:].tolist()
     assert weight[10][0] < sum(weight[10][1:3]), "elite_tabular, of two seeds here"
     assert weight[200][0] > sum(weight[200][1:3])
-    assert weight[10][0] < weight[10][3] and weight[200][0] > 2 * weight[200][3], "on a center"
+    if on_a_center:
+        assert weight[10][0] < weight[10][3] and weight[200][0] > 2 * weight[200][3]
+    else:
+        assert weight[10][0] < sum(weight[10][1:]) and weight[200][0] > sum(weight[200][1:])
