@@ -101,6 +101,11 @@ SHORT = ("epochs=1", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads
 # Groups whose options are a part of another group, as they are typed.
 PLACED = {"score": "score@method.score"}
 
+FEWER_TRAININGS = [
+    *(f"method.candidates.vectors.{name}.seeds=1" for name in ("elite_tabular", "elite_on_a_center")),
+    "threshold.folds=2",
+]
+
 # What an option needs beside itself; an option that is not named here runs on the digits.
 NEEDS = {
     "augmentation/digits": ["dataset=mnist"],
@@ -114,10 +119,8 @@ NEEDS = {
     "backbone/strided": ["dataset=cifar10", "dataset.size=16", "method=elite_ae"],
     "backbone/timm": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=tiny"],
     "backbone/torchvision": ["dataset=cifar10", "backbone.image_size=16", "backbone.model=mobilenet_v3_small"],
-    "method/auto": [
-        *(f"method.candidates.vectors.{name}.seeds=1" for name in ("elite_tabular", "elite_on_a_center")),
-        "threshold.folds=2",
-    ],
+    "method/auto": FEWER_TRAININGS,
+    "method/elite_two_scores": FEWER_TRAININGS,
     "method/deep_svdd_published": ["dataset=mnist"],
     "method/elite_svdd_release": ["dataset=mnist"],
     "method/elite_ae_release": ["dataset=fmnist"],
@@ -185,7 +188,7 @@ def data_folder(made_files, tmp_path):
     return tmp_path / "data"
 
 
-WITHOUT_PRETRAINING = {"auto", *SHALLOW}
+WITHOUT_PRETRAINING = {"auto", "elite_two_scores", *SHALLOW}
 
 
 @functools.cache
@@ -201,14 +204,17 @@ def short(method: str) -> tuple[str, ...]:
     return SHORT if method in WITHOUT_PRETRAINING else (*SHORT, "method.pretrain_epochs=0")
 
 
+def included(path: Path) -> set[str]:
+    """The files of its own group that a config file takes its values from, and those that they do."""
+    entries = [entry for entry in OmegaConf.load(path).get("defaults", []) if isinstance(entry, str)]
+    paths = [(path.parent / entry.split("@")[0]).with_suffix(".yaml") for entry in entries if entry != "_self_"]
+    return {*(str(one.relative_to(CONF)) for one in paths), *(name for one in paths for name in included(one))}
+
+
 def test_every_config_file_belongs_to_a_group_that_is_tested_here():
     assert set(GROUPS) == {*config.GROUPS, "experiment", *PLACED}
     shared = {
-        str((CONF / group / str(entry).split("@")[0]).with_suffix(".yaml").relative_to(CONF))
-        for group in GROUPS
-        for option in options(group)
-        for entry in OmegaConf.load(CONF / group / f"{option}.yaml").get("defaults", [])
-        if isinstance(entry, str) and entry != "_self_"
+        name for group in GROUPS for option in options(group) for name in included(CONF / group / f"{option}.yaml")
     }
     tested = {"train.yaml", "wandb_sweep.yaml", *(f"{option}.yaml" for option in OPTIONS), *shared}
     tested |= {f"experiment/{name}.yaml" for name in options("experiment")}

@@ -168,16 +168,23 @@ def polluted_one_vs_rest(
             raise ValueError(f"labeled_anomaly_classes={list(labeled_anomaly_classes)}: {rule} {len(may_be_labeled)}")
     labeled = np.concatenate([normal[head][:k], may_be_labeled[:k]])
     labeled_y = np.repeat(np.array([NORMAL, ANOMALY], dtype=np.int8), k)
-    labeled_y[generator.permutation(2 * k)[: math.floor(2 * k * label_noise + 0.5)]] *= -1
+    _make_wrong(labeled_y, label_noise, generator)
     return Split(np.setdiff1d(drawn, labeled), labeled, labeled_y, test=np.arange(len(y_test)))
 
 
-def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
+def _make_wrong(labels: np.ndarray, share: float, generator: np.random.Generator) -> None:
+    """Turns a share of labels +1 and -1 into the other, rounded to the nearest sample, in place."""
+    labels[generator.permutation(len(labels))[: math.floor(len(labels) * share + 0.5)]] *= -1
+
+
+def known_labels(y_train: np.ndarray, y_test: np.ndarray, *, label_noise: float = 0.0, seed: int = 0) -> Split:
     """Makes the split from the user's own labels: +1 normal, -1 anomaly, 0 unlabeled.
 
     Args:
         y_train: (n,) labels in {+1, -1, 0}.
         y_test: (T,) labels in {+1, -1}; empty when there is no test set.
+        label_noise: Share of the labels that are made wrong, to see what wrong ones cost; as in `polluted_one_vs_rest`.
+        seed: Of the draw of these.
 
     Returns:
         The split, in the order of the data (normal samples first among the labeled).
@@ -199,7 +206,9 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray) -> Split:
         raise ValueError("y_test has one kind only; give both 1 and -1, or no test set")
     normal, anomalous = np.flatnonzero(y_train == NORMAL), np.flatnonzero(y_train == ANOMALY)
     labeled = np.concatenate([normal, anomalous])
-    return Split(unlabeled, labeled, y_train[labeled].astype(np.int8), np.arange(len(y_test)))
+    labeled_y = y_train[labeled].astype(np.int8)
+    _make_wrong(labeled_y, label_noise, np.random.default_rng(seed))
+    return Split(unlabeled, labeled, labeled_y, np.arange(len(y_test)))
 
 
 def is_anomaly(y: np.ndarray, normal_class: int, labels: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from elite_pl.algorithm.augmentation import Augmentation
 from elite_pl.annotations import Share, at_least, checked
+from elite_pl.data.datamodule import PollutedData
 from elite_pl.methods.base import BaseDetector
 from elite_pl.models.mixture import Member, Mixture
 
@@ -106,6 +107,13 @@ class Auto(BaseDetector):
         self.score = Mixture([])
         self.found: dict[str, float] = {}
 
+    def check(self, data: PollutedData) -> None:
+        """Refuses a kind of data that it has no candidates for; errors as in `BaseDetector`."""
+        super().check(data)
+        kinds = [group for group in self.candidates if not group.endswith("_unlabeled")]
+        if (kind := kind_of(data)) not in kinds:
+            raise ValueError(f"{self.name} has candidates for {' and '.join(kinds)}, and the samples are {kind}")
+
     def factors(self, candidates: list[Candidate], kind: str, pollution: float) -> list[dict[str, float]]:
         """Of each candidate for a kind of data, the factors of its weight by name; π as described above."""
         best = max(found.auroc[0] for found in candidates if found.auroc) if candidates[0].auroc else 0.0
@@ -150,6 +158,11 @@ class Auto(BaseDetector):
     def facts(self) -> dict[str, float]:
         """Of each candidate its weight, its seconds, and its ROC AUC on labeled samples that were held out; and π."""
         return self.found
+
+
+def kind_of(data: PollutedData) -> str:
+    """The kind of data by which candidates are listed."""
+    return "features" if data.features else "vectors" if len(data.sample_shape) == 1 else "images"
 
 
 def normalized(factors: Sequence[Mapping[str, float]]) -> list[float]:

@@ -87,7 +87,8 @@ def make_data(config: Config, arrays: Arrays | None = None, *, keep_features: bo
         arrays = read_source(config)
     with data_errors(config, arrays):
         if arrays.labels == "known":
-            normal_class, split = splits.NORMAL, splits.known_labels(arrays.y_train, arrays.y_test)
+            normal_class = splits.NORMAL
+            split = splits.known_labels(arrays.y_train, arrays.y_test, label_noise=config.label_noise, seed=config.seed)
         else:
             normal_class = resolve_class(config.normal_class, arrays)
             split = splits.polluted_one_vs_rest(

@@ -15,7 +15,7 @@ from elite_pl.algorithm import metrics
 from elite_pl.algorithm.calibration import at_share, posterior, rarity, share_below
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
-from elite_pl.methods.auto import Auto, Candidate
+from elite_pl.methods.auto import Auto, Candidate, kind_of
 from elite_pl.runs.build import given, make_detector
 from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn
 from elite_pl.runs.ensembles import train_members, with_settings
@@ -118,11 +118,6 @@ def together(auto: Auto, candidates: list[Candidate], held: list[CrossFit]) -> C
         held[0].folds,
         sum(found.seconds for found in held),
     )
-
-
-def kind_of(data: PollutedData) -> str:
-    """The kind of data by which candidates are listed."""
-    return "features" if data.features else "vectors" if len(data.sample_shape) == 1 else "images"
 
 
 def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:

@@ -204,6 +204,16 @@ def test_known_labels():
     assert is_anomaly(np.array([1, -1, 0]), 0, "known").tolist() == [False, True, False]
 
 
+def test_known_labels_are_made_wrong_by_seed():
+    y, y_test = np.repeat([0, 1, -1], [30, 10, 10]), np.array([1, -1])
+    clean, noisy, other = (
+        known_labels(y, y_test, label_noise=noise, seed=seed) for noise, seed in ((0, 0), (0.1, 0), (0.1, 1))
+    )
+    assert clean.labeled.tolist() == noisy.labeled.tolist() and clean.unlabeled.tolist() == noisy.unlabeled.tolist()
+    assert np.count_nonzero(clean.labeled_y != noisy.labeled_y) == 2
+    assert noisy.labeled_y.tolist() != other.labeled_y.tolist()
+
+
 @pytest.mark.parametrize(
     ("y_train", "y_test", "message"),
     [

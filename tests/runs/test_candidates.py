@@ -48,6 +48,16 @@ def test_the_mean_of_the_candidates_is_saved_and_read_back(table, tmp_path, capl
     np.testing.assert_array_equal(elite_pl.load(tmp_path / "detector.pt").score(x), detector.score(x))
 
 
+def test_elite_with_two_scores_is_the_mean_of_both(table):
+    detector = elite_pl.fit(*table, method="elite_two_scores", overrides=[one for one in SHORT if "tree" not in one])
+    assert [type(member.score).__name__ for member in detector.model.members] == ["Readout", "Readout", "Hypersphere"]
+    assert float(detector.model.weight.sum()) == pytest.approx(1)
+    scores = detector.score(table[0])
+    assert np.median(scores[100:]) > np.quantile(scores[:100], 0.9)
+    with pytest.raises(ValueError, match="elite_two_scores has candidates for vectors, and the samples are images"):
+        elite_pl.fit(np.zeros((140, 8, 8), np.float32), table[1], method="elite_two_scores")
+
+
 def test_networks_that_are_trained_together_are_those_of_one_by_one(table, monkeypatch):
     x, y = table
     y = y.copy()
