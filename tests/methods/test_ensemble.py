@@ -43,10 +43,16 @@ def test_it_is_saved_with_probabilities(command):
     assert ((probability > 0) & (probability < 1)).all()
 
 
-def test_each_member_scores_its_own_views(command):
+def test_each_member_scores_the_mean_of_views(command):
     outcome = command(
         "method=labels_only_augmented", "augmentation=noise", "augmentation.test_views=2", "ensemble=2", *SHORT
     )
     assert outcome.code == 0, outcome.err
-    members = elite_pl.load(outcome.directory / "detector.pt").model.members
-    assert [type(member.score) for member in members] == [MeanOverViews] * 2
+    detector = elite_pl.load(outcome.directory / "detector.pt")
+    first, second = (member.score for member in detector.model.members)
+    assert type(first) is type(second) is MeanOverViews and torch.equal(first.views, second.views)
+    rows = np.random.default_rng(0).normal(size=(7, 64)).astype(np.float32)
+    before = detector.score(rows)
+    with torch.no_grad():
+        second.views.zero_()
+    assert (detector.score(rows) != before).any(), "the views of the second take part"
