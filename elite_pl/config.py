@@ -33,7 +33,7 @@ class Config:
     pollution: float = _key("r_p: share of anomalies in the training set, labeled ones included, in [0, 1)")
     label_ratio: float = _key("r_l: share of the training set that is labeled, half normal and half anomalous")
     labeled_anomaly_classes: Any = _key("classes that all labeled anomalies come from, numbers or names; null: any")
-    label_noise: float = _key("share of the labeled samples whose label is wrong, in [0, 1]")
+    label_noise: float = _key("share of the labels that are made wrong, in [0, 1]: to see what that costs")
     normal_class: int | str = _key("the class that is normal, by number or name; all others are anomalies")
     n_train: int | None = _key("size of the training set; null: every normal sample there is")
     batch_size: int = _key("n: unlabeled samples in a batch, over all processes")

@@ -25,6 +25,7 @@ from elite_pl.files import atomic_write, csv_text
 from elite_pl.runs.identity import digest
 from elite_pl.runs.results import check_writable
 from elite_pl.runs.spec import RunSpec
+from elite_pl.studies.sweeper import DIFFERENT
 
 if TYPE_CHECKING:
     import optuna
@@ -62,7 +63,7 @@ def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
         raise InputError("nothing to search: give a key several values, as in method.optimizer.lr=1e-4,1e-3")
     for override in searched:
         _check_range(override)
-        if override.key_or_group in ("study", "output_dir", "seed", "normal_class", "dataset", "pollution"):
+        if override.key_or_group in ("study", "output_dir", "dataset", *DIFFERENT):  # other splits, not settings
             raise InputError(f"{override.key_or_group}: is not a setting to search; give it one value")
     fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
     return fixed, searched

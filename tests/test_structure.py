@@ -103,7 +103,7 @@ PLACED = {"score": "score@method.score"}
 
 FEWER_TRAININGS = [
     *(f"method.candidates.vectors.{name}.seeds=1" for name in ("elite_tabular", "elite_on_a_center")),
-    "threshold.folds=2",
+    "method.folds.vectors=2",
 ]
 
 # What an option needs beside itself; an option that is not named here runs on the digits.

@@ -21,6 +21,8 @@ from elite_pl.files import atomic_write
 
 NORMAL, ANOMALY, UNLABELED = 1, -1, 0
 
+Part = Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)]
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -99,12 +101,12 @@ def polluted_one_vs_rest(
     dataset: str,
     normal_class: int,
     pollution: Share,
-    label_ratio: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)],
+    label_ratio: Part,
     n_train: Annotated[int, at_least(2)] | None,
     seed: int,
     labeled_from: Literal["inside", "outside"] = "inside",
     labeled_anomaly_classes: Sequence[int] | None = None,
-    label_noise: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)] = 0.0,
+    label_noise: Part = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Split:
     """Draws a polluted, partly labeled training set (paper Sec. 5.1).
@@ -153,8 +155,7 @@ def polluted_one_vs_rest(
     if not stock.serves((n_normal, n_anomalous, k), label_ratio > 0):
         raise ValueError(stock.explain(pollution, label_ratio, n_train))
 
-    stream = hashlib.sha256(f"{dataset}/{normal_class}/{seed}".encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(stream[:16], "big"))
+    generator = _generator(dataset, normal_class, seed)
     normal = generator.permutation(np.flatnonzero(is_normal))
     anomalous = generator.permutation(np.flatnonzero(~is_normal))
     # Outside labels come from the far end, so that they too stay the same when the pollution changes.
@@ -168,23 +169,30 @@ def polluted_one_vs_rest(
             raise ValueError(f"labeled_anomaly_classes={list(labeled_anomaly_classes)}: {rule} {len(may_be_labeled)}")
     labeled = np.concatenate([normal[head][:k], may_be_labeled[:k]])
     labeled_y = np.repeat(np.array([NORMAL, ANOMALY], dtype=np.int8), k)
-    _make_wrong(labeled_y, label_noise, generator)
+    _flip(labeled_y, label_noise, generator)
     return Split(np.setdiff1d(drawn, labeled), labeled, labeled_y, test=np.arange(len(y_test)))
 
 
-def _make_wrong(labels: np.ndarray, share: float, generator: np.random.Generator) -> None:
-    """Turns a share of labels +1 and -1 into the other, rounded to the nearest sample, in place."""
+def _generator(*purpose: object) -> np.random.Generator:
+    """Random numbers for one purpose."""
+    stream = hashlib.sha256("/".join(map(str, purpose)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(stream[:16], "big"))
+
+
+def _flip(labels: np.ndarray, share: float, generator: np.random.Generator) -> None:
+    """Flips a share of labels +1 and -1, rounded to the nearest sample, in place."""
     labels[generator.permutation(len(labels))[: math.floor(len(labels) * share + 0.5)]] *= -1
 
 
-def known_labels(y_train: np.ndarray, y_test: np.ndarray, *, label_noise: float = 0.0, seed: int = 0) -> Split:
+@checked
+def known_labels(y_train: np.ndarray, y_test: np.ndarray, *, label_noise: Part = 0.0, seed: int = 0) -> Split:
     """Makes the split from the user's own labels: +1 normal, -1 anomaly, 0 unlabeled.
 
     Args:
         y_train: (n,) labels in {+1, -1, 0}.
         y_test: (T,) labels in {+1, -1}; empty when there is no test set.
-        label_noise: Share of the labels that are made wrong, to see what wrong ones cost; as in `polluted_one_vs_rest`.
-        seed: Of the draw of these.
+        label_noise: Share of the labels, of either kind, that are made wrong, to see what that costs.
+        seed: Of the draw of these; other labels have another draw.
 
     Returns:
         The split, in the order of the data (normal samples first among the labeled).
@@ -207,7 +215,7 @@ def known_labels(y_train: np.ndarray, y_test: np.ndarray, *, label_noise: float 
     normal, anomalous = np.flatnonzero(y_train == NORMAL), np.flatnonzero(y_train == ANOMALY)
     labeled = np.concatenate([normal, anomalous])
     labeled_y = y_train[labeled].astype(np.int8)
-    _make_wrong(labeled_y, label_noise, np.random.default_rng(seed))
+    _flip(labeled_y, label_noise, _generator(hashlib.sha256(y_train.astype(np.int8).tobytes()).hexdigest(), seed))
     return Split(unlabeled, labeled, labeled_y, np.arange(len(y_test)))
 
 

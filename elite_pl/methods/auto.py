@@ -110,9 +110,10 @@ class Auto(BaseDetector):
     def check(self, data: PollutedData) -> None:
         """Refuses a kind of data that it has no candidates for; errors as in `BaseDetector`."""
         super().check(data)
-        kinds = [group for group in self.candidates if not group.endswith("_unlabeled")]
+        kinds = [*dict.fromkeys(group.removesuffix("_unlabeled") for group in self.candidates)]
         if (kind := kind_of(data)) not in kinds:
-            raise ValueError(f"{self.name} has candidates for {' and '.join(kinds)}, and the samples are {kind}")
+            suited = " and ".join(kinds)
+            raise ValueError(f"{self.name} has candidates for {suited}, and the samples are {kind}; use another method")
 
     def factors(self, candidates: list[Candidate], kind: str, pollution: float) -> list[dict[str, float]]:
         """Of each candidate for a kind of data, the factors of its weight by name; π as described above."""

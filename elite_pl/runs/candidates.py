@@ -16,7 +16,7 @@ from elite_pl.algorithm.calibration import at_share, posterior, rarity, share_be
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
 from elite_pl.methods.auto import Auto, Candidate, kind_of
-from elite_pl.runs.build import given, make_detector
+from elite_pl.runs.build import data_errors, given, make_detector
 from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn
 from elite_pl.runs.ensembles import train_members, with_settings
 from elite_pl.runs.spec import RunSpec
@@ -47,13 +47,15 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         The cross-fitted shares of the weighted candidates; None where nothing was held out.
 
     Raises:
-        LabelError: If none of the candidates can learn from the labels.
+        InputError: If none of the candidates can learn from the labels.
         TrainingError: If a training goes wrong.
     """
     fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
     folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
     candidates, held = [], []
-    for name, own, under, prior, scaled_by, seeds in able(auto, spec, data):
+    with data_errors(spec.config, data.arrays):
+        ready = able(auto, spec, data)
+    for name, own, under, prior, scaled_by, seeds in ready:
         begun = time.monotonic()
         auroc = None
         if folds:

@@ -173,14 +173,14 @@ def doubted(doubts: Doubts, data: PollutedData) -> dict[str, int]:
         data: The training data.
 
     Returns:
-        The entries of `metrics.json`; of data with classes also how many labels are wrong, and how many of these are
+        The entries of `metrics.json`; where it is known also how many labels are wrong, and how many of these are
         doubted.
     """
     label = data.labeled_y.cpu()
     doubted = doubts.contradiction > 0.5
     facts = {"labeled/doubted": int(doubted.sum())}
-    if data.arrays.labels == "classes":
-        wrong = data.anomalous("labeled") != (label < 0)
+    wrong = data.anomalous("labeled") != (label < 0)
+    if data.arrays.labels == "classes" or wrong.any():  # of known labels those that `label_noise` made wrong
         facts |= {"labeled/wrong": int(wrong.sum()), "labeled/doubted_wrong": int((wrong & doubted).sum())}
     if doubted.any():
         index = data.split.labeled[doubted.numpy()]

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +12,14 @@ import elite_pl
 from elite_pl.methods.auto import Auto, Candidate, explained, normalized
 from elite_pl.runs import crossfit
 
-SHORT = [
-    "method.candidates.vectors.extra_trees.method.trees=10",
+NETWORKS = [
     "method.candidates.vectors.elite_tabular.trainer.max_steps=5",
     "method.candidates.vectors.elite_tabular.seeds=2",
     "method.candidates.vectors.elite_on_a_center.trainer.max_steps=5",
     "method.candidates.vectors.elite_on_a_center.seeds=1",
     "method.folds.vectors=2",
 ]
+SHORT = ["method.candidates.vectors.extra_trees.method.trees=10", *NETWORKS]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,12 @@ def test_the_mean_of_the_candidates_is_saved_and_read_back(table, tmp_path, capl
 
 
 def test_elite_with_two_scores_is_the_mean_of_both(table):
-    detector = elite_pl.fit(*table, method="elite_two_scores", overrides=[one for one in SHORT if "tree" not in one])
+    detector = elite_pl.fit(*table, method="elite_two_scores", overrides=NETWORKS)
     assert [type(member.score).__name__ for member in detector.model.members] == ["Readout", "Readout", "Hypersphere"]
-    assert float(detector.model.weight.sum()) == pytest.approx(1)
+    weight = detector.model.weight
+    assert weight[0] == weight[1] and float(weight.sum()) == pytest.approx(1)
+    equal = elite_pl.fit(*table, method="elite_two_scores", overrides=[*NETWORKS, "method.folds.vectors=0"])
+    assert equal.model.weight.tolist() == pytest.approx([0.25, 0.25, 0.5])
     scores = detector.score(table[0])
     assert np.median(scores[100:]) > np.quantile(scores[:100], 0.9)
     with pytest.raises(ValueError, match="elite_two_scores has candidates for vectors, and the samples are images"):
@@ -77,6 +81,19 @@ def test_without_labels_of_both_kinds_those_that_need_none_learn(table, labels):
     x, y = table
     detector = elite_pl.fit(x, np.where(np.isin(y, labels), y, 0), method="auto", overrides=SHORT)
     assert np.isfinite(detector.score(x)).all()
+
+
+def test_candidates_that_need_no_labels_are_enough(table):
+    detector = elite_pl.fit(table[0], np.zeros(140, dtype=int), overrides=["~method.candidates.vectors"])
+    assert np.isfinite(detector.score(table[0])).all()
+
+
+def test_without_labels_candidates_that_need_them_are_refused(command):
+    outcome = command("method=elite_two_scores", "label_ratio=0")
+    *left_out, error = outcome.err.strip().splitlines()
+    assert outcome.code == 2 and error.startswith("error: label_ratio=0.0: elite_two_scores: none of its candidates")
+    assert left_out[-1] == "left out: elite_on_a_center learns from labels, and there is none"
+    assert not [*Path("outputs").rglob("normal*")], "nothing is left behind"
 
 
 def test_images_are_scored_by_their_edges(tmp_path):

@@ -158,6 +158,17 @@ def test_how_many_wrong_labels_were_doubted_is_known_where_the_truth_is(command)
     assert not (command(*TREES, *typed).directory / "labeled.csv").exists(), "nothing was held out"
 
 
+def test_known_labels_that_are_made_wrong_are_known_to_be(command, tmp_path, own):
+    x, y = own(), np.zeros(600, dtype=int)
+    y[:10], y[540:550] = 1, -1
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+    outcome = command(*OWN, *TREES, "label_noise=0.1")
+    found = read(outcome)[0]
+    assert found["labeled/wrong"] == 2 and 0 <= found["labeled/doubted_wrong"] <= 2
+    given = ["1" if int(row["index"]) < 10 else "-1" for row in labels_of(outcome)]
+    assert sum(row["label"] != right for row, right in zip(labels_of(outcome), given, strict=True)) == 2
+
+
 def test_a_study_with_class_labels_may_cross_fit_too(command):
     found, audit = read(command(*TREES, "label_ratio=0.2", "pollution=0.3", "threshold=crossfit"))
     assert found["threshold/scores"] == "cross_fitted" and audit[0]["probability"]
