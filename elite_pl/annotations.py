@@ -40,6 +40,7 @@ Count = Annotated[int, Range("a whole number, not negative", lambda value: value
 Positive = Annotated[float, Range("a positive, finite number", lambda value: 0 < value < math.inf)]
 NotNegative = Annotated[float, Range("a finite number, not negative", lambda value: 0 <= value < math.inf)]
 Share = Annotated[float, Range("a number in [0, 1)", lambda value: 0 <= value < 1)]
+Fraction = Annotated[float, Range("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 
 _LISTS = (list, tuple, Sequence)
 _PLAIN: dict[Any, Any] = {int: Integral, float: Real, str: str, bool: bool, NoneType: NoneType}

@@ -13,7 +13,7 @@ from hydra.version import VersionBase
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from elite_pl.addresses import PUBLIC, renamed
-from elite_pl.annotations import Positive, Range, Share, argument_kinds, at_least
+from elite_pl.annotations import Fraction, Positive, Share, argument_kinds, at_least
 from elite_pl.annotations import check as check_values
 from elite_pl.errors import InputError, input_errors
 
@@ -66,7 +66,7 @@ class Threshold:
     cost_missed: Positive
     cost_false_alarm: Positive
     false_alarm_rate: Share
-    contamination: Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)] | None
+    contamination: Fraction | None
     folds: Annotated[int, at_least(2)] | None
     fewest: Annotated[int, at_least(2)]
 

@@ -16,12 +16,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from elite_pl.annotations import Range, Share, at_least, checked
+from elite_pl.annotations import Fraction, Share, at_least, checked
 from elite_pl.files import atomic_write
 
 NORMAL, ANOMALY, UNLABELED = 1, -1, 0
-
-Part = Annotated[float, Range("a number from 0 to 1", lambda share: 0 <= share <= 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +99,12 @@ def polluted_one_vs_rest(
     dataset: str,
     normal_class: int,
     pollution: Share,
-    label_ratio: Part,
+    label_ratio: Fraction,
     n_train: Annotated[int, at_least(2)] | None,
     seed: int,
     labeled_from: Literal["inside", "outside"] = "inside",
     labeled_anomaly_classes: Sequence[int] | None = None,
-    label_noise: Part = 0.0,
+    label_noise: Fraction = 0.0,
     class_names: Sequence[str] | None = None,
 ) -> Split:
     """Draws a polluted, partly labeled training set (paper Sec. 5.1).
@@ -185,7 +183,7 @@ def _flip(labels: np.ndarray, share: float, generator: np.random.Generator) -> N
 
 
 @checked
-def known_labels(y_train: np.ndarray, y_test: np.ndarray, *, label_noise: Part = 0.0, seed: int = 0) -> Split:
+def known_labels(y_train: np.ndarray, y_test: np.ndarray, *, label_noise: Fraction = 0.0, seed: int = 0) -> Split:
     """Makes the split from the user's own labels: +1 normal, -1 anomaly, 0 unlabeled.
 
     Args:
