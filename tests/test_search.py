@@ -92,6 +92,7 @@ def test_a_trial_that_fails_is_told(searched):
         (["method.optimizer.rate=1,2"], "method.optimizer.rate"),
         (["epochs=1,2", "--folds", "1"], "two folds"),
         (["epochs=1,2", "--trials", "0"], "at least one setting"),
+        (["label_noise=0,0.1"], "label_noise: is not a setting to search"),
         (["epochs=1,2", "label_ratio=0.02"], "label_ratio=0.02: 1 labeled samples of a kind are too few for 5 folds"),
         (["epochs=1,2", "trainer=ddp", "trainer.devices=2"], "trainer.devices=2: a search takes one process"),
         (["method=auto", "method.pollution=0.1,0.2"], "method=auto: is made of several trainings"),
