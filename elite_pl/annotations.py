@@ -39,10 +39,12 @@ def at_least(least: int) -> Range:
 Count = Annotated[int, Range("a whole number, not negative", lambda value: value >= 0)]
 Positive = Annotated[float, Range("a positive, finite number", lambda value: 0 < value < math.inf)]
 NotNegative = Annotated[float, Range("a finite number, not negative", lambda value: 0 <= value < math.inf)]
+Finite = Annotated[float, Range("a finite number", math.isfinite)]
 Share = Annotated[float, Range("a number in [0, 1)", lambda value: 0 <= value < 1)]
 Fraction = Annotated[float, Range("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 
 _LISTS = (list, tuple, Sequence)
+_GROUPS = (dict, Mapping)
 _PLAIN: dict[Any, Any] = {int: Integral, float: Real, str: str, bool: bool, NoneType: NoneType}
 _CALLED = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", NoneType: "None"}
 
@@ -101,7 +103,9 @@ def is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, _PLAIN[kind]) and (kind is bool or not isinstance(value, bool))
     if origin in _LISTS and isinstance(value, Sequence) and not isinstance(value, str):
         return all(any(is_of(item, part) for part in parts if part is not Ellipsis) for item in value)
-    asks = origin in (*_LISTS, Callable) or (isinstance(kind, type) and kind not in (object, Any))
+    if origin in _GROUPS and isinstance(value, Mapping):
+        return all(is_of(item, parts[1]) for item in value.values())
+    asks = origin in (*_LISTS, *_GROUPS, Callable) or (isinstance(kind, type) and kind not in (object, Any))
     return not (asks and isinstance(value, str | int | float | bool | None))
 
 
@@ -126,4 +130,6 @@ def _alternatives(kind: Any) -> list[str]:
     if origin in _LISTS:
         items = [part for part in parts if part is not Ellipsis]
         return ["a list such as [1, 2]" + (f", each {_words(*items)}" if items else "")]
+    if origin in _GROUPS:
+        return ["a group of keys" + ("" if parts[1] is Any else f", each {_words(parts[1])}")]
     return ["a callable" if origin is Callable else _CALLED.get(kind, str(getattr(kind, "__name__", kind)))]

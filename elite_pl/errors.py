@@ -44,8 +44,9 @@ def input_errors(
 
     Args:
         source: The key or file, such as `dataset.path=a.npz`; it goes before the message.
-        arguments: Arguments that have keys of their own under that key: a message that begins with one of
-            these names, such as `lr=-1: must be positive`, is about the key `source.lr`, and says it as it is typed.
+        arguments: Arguments that have keys of their own under that key: a message that begins with one of these
+            names, or a place below it, such as `lr=-1: must be positive`, is about the key `source.lr`, and says it as
+            it is typed.
         kinds: Exceptions besides `InputError` that are bad input.
 
     Raises:
@@ -57,7 +58,7 @@ def input_errors(
         raise
     except kinds as error:
         message = str(error)
-        if (named := re.match(r"(\w+)[=:]", message)) and named[1] in arguments:
+        if (named := re.match(r"(\w+)(?:\.\w+)*[=:]", message)) and named[1] in arguments:
             raise InputError(f"{source}.{as_typed(message)}") from error
         raise InputError(f"{source}: {message}") from error
 

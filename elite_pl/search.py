@@ -63,7 +63,7 @@ def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
         raise InputError("nothing to search: give a key several values, as in method.optimizer.lr=1e-4,1e-3")
     for override in searched:
         _check_range(override)
-        if override.key_or_group in ("study", "output_dir", "dataset", *DIFFERENT):  # other splits, not settings
+        if override.key_or_group in ("study", "output_dir", "dataset", "ensemble", *DIFFERENT):  # splits, not settings
             raise InputError(f"{override.key_or_group}: is not a setting to search; give it one value")
     fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
     return fixed, searched
@@ -193,8 +193,9 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     except ImportError:
         raise InputError("elite_pl.search needs Optuna: pip install 'elite_pl[search]'") from None
     fixed, searched = read_overrides(typed)
-    first = composed([*fixed, *(f"{o.key_or_group}={_any_value(o)}" for o in searched)], place)
-    check(first, folds)
+    for typed_first in reversed(_first(searched)):
+        first = composed([*fixed, *typed_first], place)
+        check(first, folds)
     folder = Path(first.config.output_dir) / str(first.config.study)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -248,6 +249,13 @@ def _any_value(override: Override) -> str:
     """A value of what is searched, to see whether the key and its type are right."""
     sweep = override.value()
     return repr(sweep.start) if isinstance(sweep, IntervalSweep) else next(iter(override.sweep_string_iterator()))
+
+
+def _first(searched: Sequence[Override]) -> list[list[str]]:
+    """A value of each key that is searched, once with each method where methods are: they have keys of their own."""
+    methods = [o for o in searched if o.key_or_group == "method"]
+    others = [f"{o.key_or_group}={_any_value(o)}" for o in searched if o not in methods]
+    return [[f"method={name}", *others] for o in methods for name in o.sweep_string_iterator()] or [others]
 
 
 def _sampler(searched: Sequence[Override], seed: int, known: int) -> optuna.samplers.BaseSampler:

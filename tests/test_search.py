@@ -96,6 +96,8 @@ def test_a_trial_that_fails_is_told(searched):
         (["epochs=1,2", "label_ratio=0.02"], "label_ratio=0.02: 1 labeled samples of a kind are too few for 5 folds"),
         (["epochs=1,2", "trainer=ddp", "trainer.devices=2"], "trainer.devices=2: a search takes one process"),
         (["method=auto", "method.pollution=0.1,0.2"], "method=auto: is made of several trainings"),
+        (["method=elite_svdd,auto"], "method=auto: is made of several trainings"),
+        (["ensemble=1,2"], "ensemble: is not a setting to search"),
         (["epochs=1,2", "ensemble=2"], "ensemble=2: is made of several trainings"),
         (["epochs=1,2", "--config-dir", "nowhere"], "nowhere is not available"),
         (["epochs=1,2", "--trials"], "argument --trials: expected one argument; see --help"),

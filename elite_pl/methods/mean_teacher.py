@@ -11,7 +11,7 @@ from elite_pl.algorithm.batchnorm import frozen_statistics
 from elite_pl.algorithm.contamination import estimate
 from elite_pl.algorithm.losses import hinge
 from elite_pl.algorithm.threshold import agreeing_threshold
-from elite_pl.annotations import NotNegative, Positive, Share, checked
+from elite_pl.annotations import Finite, NotNegative, Positive, Share, checked
 from elite_pl.data.datamodule import Batch, PollutedData
 from elite_pl.methods.base import Detector
 from elite_pl.methods.elite import whole_float32
@@ -50,7 +50,7 @@ class MeanTeacher(Detector):
     def __init__(
         self,
         *,
-        threshold: Literal["contamination", "meta_gradient"] | float,
+        threshold: Literal["contamination", "meta_gradient"] | Finite,
         temperature: Positive,
         warm_up: NotNegative,
         ramp: NotNegative,

@@ -107,7 +107,10 @@ def make_data(config: Config, arrays: Arrays | None = None, *, keep_features: bo
             )
         size, scaling = config.dataset.size, config.dataset.scaling
         if (features := frozen_features(config, arrays)) is not None:
-            make_detector(config, (features.network.outputs,))  # what it refuses is told before minutes of computing
+            detector = make_detector(config, (features.network.outputs,))  # refused before minutes of computing
+            if isinstance(detector, Auto):
+                with input_errors("method", config.method):
+                    detector.check_kind("features")
             gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
             arrays = features.in_place_of_images(arrays, split, kept, torch.device("cuda" if gpu else "cpu"))
             size, scaling = None, "standard"
@@ -170,6 +173,21 @@ def frozen_features(config: Config, arrays: Arrays) -> FrozenFeatures | None:
 
 
 @contextmanager
+def label_errors(config: Config, arrays: Arrays) -> Iterator[None]:
+    """Turns a lack of labels in the block into bad input.
+
+    Raises:
+        InputError: Names the key that gives more of them.
+    """
+    try:
+        yield
+    except LabelError as error:
+        if arrays.labels == "known":
+            raise InputError(f"dataset.labels=known: {error}; give more samples their label, 1 or -1") from error
+        raise InputError(f"label_ratio={config.label_ratio}: {error}; give a larger label_ratio") from error
+
+
+@contextmanager
 def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
     """Turns errors of the data in the block into bad input: of a root key, or of a key of the data set.
 
@@ -177,13 +195,10 @@ def data_errors(config: Config, arrays: Arrays) -> Iterator[None]:
         InputError: Names the key.
     """
     try:
-        yield
+        with label_errors(config, arrays):
+            yield
     except InputError:
         raise
-    except LabelError as error:
-        if arrays.labels == "known":
-            raise InputError(f"dataset.labels=known: {error}; give more samples their label, 1 or -1") from error
-        raise InputError(f"label_ratio={config.label_ratio}: {error}; give a larger label_ratio") from error
     except ValueError as error:
         raise InputError(re.sub(r"\b(labeled_from|size|scaling)=", r"dataset.\1=", as_typed(str(error)))) from error
 
@@ -213,7 +228,8 @@ def _make_one(config: Config, sample_shape: tuple[int, ...], pretrained: Path | 
     options: dict[str, Any] = {}
     if (make_augmentation := given("augmentation", config.augmentation, Augmentation)) is not None:
         augmentation = make_augmentation()
-        with input_errors("augmentation"):
+        mapped = config.feature_map.get("_target_") is not None
+        with input_errors("augmentation, which changes what feature_map gives" if mapped else "augmentation"):
             options["views"] = augmentation.views(sample_shape) if augmentation.test_views else None
         options["augmentation"] = augmentation
     if not getattr(make.target, "needs_backbone", True):

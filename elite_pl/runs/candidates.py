@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 
 from elite_pl.algorithm import metrics
 from elite_pl.algorithm.calibration import at_share, posterior, rarity, share_below
+from elite_pl.config import check
 from elite_pl.data.datamodule import PollutedData
 from elite_pl.errors import InputError, LabelError
-from elite_pl.methods.auto import Auto, Candidate, kind_of
+from elite_pl.methods.auto import ROOT, Auto, Candidate, Terms, kind_of
 from elite_pl.runs.build import data_errors, given, make_detector
 from elite_pl.runs.crossfit import CrossFit, cross_fit, drawn
 from elite_pl.runs.ensembles import train_members, with_settings
@@ -30,9 +33,7 @@ class Able(NamedTuple):
     name: str
     spec: RunSpec
     data: PollutedData
-    prior: float
-    scaled_by: Sequence[str]
-    seeds: int
+    terms: Terms
 
 
 def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit | None:
@@ -47,22 +48,21 @@ def train_candidates(auto: Auto, spec: RunSpec, data: PollutedData) -> CrossFit 
         The cross-fitted shares of the weighted candidates; None where nothing was held out.
 
     Raises:
-        InputError: If none of the candidates can learn from the labels.
+        InputError: If a candidate has a wrong key.
+        LabelError: If none of them can learn from the labels.
         TrainingError: If a training goes wrong.
     """
     fewest = min(int((data.labeled_y == label).sum()) for label in (1, -1))
     folds = auto.folds[kind_of(data)] if fewest >= auto.fewest else 0
     candidates, held = [], []
-    with data_errors(spec.config, data.arrays):
-        ready = able(auto, spec, data)
-    for name, own, under, prior, scaled_by, seeds in ready:
+    for name, own, under, terms in able(auto, spec, data):
         begun = time.monotonic()
         auroc = None
         if folds:
             held.append(cross_fit(own, under, folds))
             auroc = metrics.roc_auc_with_error(held[-1].labeled, data.labeled_y < 0)
-        members, unlabeled = train_members(own, under, seeds, under.preprocessing.feature_map)
-        found = Candidate(name, prior, scaled_by, members, unlabeled, auroc, time.monotonic() - begun)
+        members, unlabeled = train_members(own, under, terms.seeds, under.preprocessing.feature_map)
+        found = Candidate(name, terms, members, unlabeled, auroc, time.monotonic() - begun)
         log.info(said(found))
         candidates.append(found)
     log.info("weights: %s", auto.combine(candidates, kind_of(data), pollution(auto, held, data) if held else None))
@@ -126,7 +126,7 @@ def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
     """The candidates that can learn from the data.
 
     Raises:
-        InputError: If all methods are to have one feature map.
+        InputError: If all are to have one feature map, or one has a wrong key.
         LabelError: If there is none.
     """
     if data.preprocessing.feature_map is not None:
@@ -135,35 +135,41 @@ def able(auto: Auto, spec: RunSpec, data: PollutedData) -> list[Able]:
         )
     kind = kind_of(data)
     for group in (kind, f"{kind}_unlabeled"):
-        found = [*_able(auto.candidates.get(group, {}), spec, data)]
+        found = [*_able(group, auto.candidates.get(group, {}), spec, data)]
         if found:
             return found
     raise LabelError(f"{auto.name}: none of its candidates for {kind} can learn from these labels")
 
 
-def _able(candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
+def _able(group: str, candidates: Mapping[str, Any], spec: RunSpec, data: PollutedData) -> Iterator[Able]:
     split = replace(data.split, test=data.split.test[:0])
     for name, candidate in candidates.items():
-        settings = {key: value for key, value in candidate.items() if key not in ("prior", "scaled_by", "seeds")}
-        own = with_settings(spec, settings)
-        under = data.under(
-            split,
-            batch_size=own.config.batch_size,
-            feature_map=given("feature_map", own.config.feature_map, nn.Module),
-        )
-        try:
-            make_detector(own.config, under.sample_shape).check(under)
-        except LabelError as error:
-            log.info("left out: %s", error)
-            continue
-        yield Able(
-            name,
-            own,
-            under,
-            float(candidate.get("prior", 1)),
-            candidate.get("scaled_by", ()),
-            candidate.get("seeds", 1),
-        )
+        settings = {key: value for key, value in candidate.items() if key in ROOT}
+        with beneath(f"method.candidates.{group}.{name}", settings), data_errors(spec.config, data.arrays):
+            own = with_settings(spec, settings)
+            check(own.config)
+            under = data.under(
+                split,
+                batch_size=own.config.batch_size,
+                feature_map=given("feature_map", own.config.feature_map, nn.Module),
+            )
+            try:
+                make_detector(own.config, under.sample_shape).check(under)
+            except LabelError as error:
+                log.info("left out: %s %s", name, str(error).removeprefix(f"{own.config.method.name} "))
+                continue
+        yield Able(name, own, under, Terms.of(candidate))
+
+
+@contextmanager
+def beneath(place: str, keys: Collection[str]) -> Iterator[None]:
+    """Puts a place before the message of bad input about one of the root keys that stand there."""
+    try:
+        yield
+    except InputError as error:
+        if (named := re.match(r"\w+", str(error))) and named[0] in keys:
+            raise InputError(f"{place}.{error}") from error
+        raise
 
 
 def said(found: Candidate) -> str:

@@ -88,7 +88,7 @@ def decide(
             held = held or _cross_fit(spec, detector, data, settings)
             decision = cross_fitted(settings, held, label, unlabeled, data.picked)
         except (LabelError, TrainingError) as error:
-            return assumed(settings, labeled, label, unlabeled, str(error))
+            decision = assumed(settings, labeled, label, unlabeled, str(error))
     if held is None:
         return decision
     doubts = Doubts(held.labeled, contradiction(held.labeled, label))

@@ -121,9 +121,9 @@ def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:
         detector = make_detector(config, data.sample_shape)
         try:
             detector.check(data)
+            held = learn(spec, detector, data, trainer, history)
         except LabelError as error:
             raise InputError(f"y: {error}; 1 is a normal sample, -1 an anomaly") from error
-        held = learn(spec, detector, data, trainer, history)
         return trained_detector(spec, detector, data, held)[0]
 
 

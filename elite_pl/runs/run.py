@@ -28,7 +28,15 @@ from elite_pl.methods.ensemble import Ensemble
 from elite_pl.methods.shallow import ShallowDetector
 from elite_pl.runs import loggers, plots
 from elite_pl.runs.audit import against_truth, audit
-from elite_pl.runs.build import check_data, make_data, make_detector, make_trainer, pretrained_file, use_threads
+from elite_pl.runs.build import (
+    check_data,
+    label_errors,
+    make_data,
+    make_detector,
+    make_trainer,
+    pretrained_file,
+    use_threads,
+)
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.candidates import train_candidates
 from elite_pl.runs.checkpoints import checkpoint
@@ -88,7 +96,8 @@ def run(spec: RunSpec) -> dict[str, Any] | None:
             fit(detector, data, trainer, history, going_on)
             return None
         with run_directory(spec, detector, data, trainer) as facts:
-            held = learn(spec, detector, data, trainer, history, going_on)
+            with label_errors(config, data.arrays):
+                held = learn(spec, detector, data, trainer, history, going_on)
             facts["train/seconds"] = history.seconds
             results = write_results(spec, detector, data, trainer.logger, facts, held)
             write_metrics(spec.directory, spec.hash, results)

@@ -1,6 +1,7 @@
 """The classical learners from labels: their scores beside scikit-learn's, and what they ask of the labels."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,11 +260,26 @@ def test_labels_of_both_kinds_are_needed(command, method):
     refused(command(*own, f"method={method}"), method, "1 labeled sample of each kind", "0 anomalous")
 
 
+VECTORS = "method.candidates.vectors"
 WRONG = {
     "method=extra_trees method.augmented_copies=-1": ("method.augmented_copies=-1", "not negative"),
     "method=extra_trees augmentation=digits": ("augmentation", "(64,) are no images"),
     "method=auto augmentation=digits": ("augmentation", "(64,) are no images"),
     "method=auto augmentation=noise": ("augmentation", "each candidate has one of its own", "augmentation=none"),
+    "method=auto method.temperature=0.1": ("method.temperature=0.1", "a group of keys, each a positive, finite number"),
+    "method=auto ~method.temperature.vectors": ("method.temperature.vectors: has no value",),
+    "method=auto method.folds=5": ("method.folds=5", "a group of keys", "0 or a whole number of at least 2"),
+    "method=auto method.folds.vectors=1": ("method.folds=", "'vectors': 1", "0 or a whole number of at least 2"),
+    "method=auto method.candidates=3": ("method.candidates=3", "a group of keys"),
+    "method=auto +method.candidates.rows={}": ("method.candidates.rows: is none of vectors, vectors_unlabeled",),
+    f"method=auto {VECTORS}=null": (f"{VECTORS}=null", "a group of keys"),
+    f"method=auto {VECTORS}.extra_trees=null": (f"{VECTORS}.extra_trees=null", "a group of keys"),
+    f"method=auto {VECTORS}.extra_trees.prior=-1": (f"{VECTORS}.extra_trees.prior=-1", "positive"),
+    f"method=auto {VECTORS}.extra_trees.prior=abc": (f"{VECTORS}.extra_trees.prior=abc", "positive, finite number"),
+    f"method=auto {VECTORS}.elite_tabular.seeds=0": (f"{VECTORS}.elite_tabular.seeds=0", "at least 1"),
+    f"method=auto {VECTORS}.elite_tabular.scaled_by=clean": (f"{VECTORS}.elite_tabular.scaled_by=clean", "a list"),
+    f"method=auto +{VECTORS}.extra_trees.priro=5": (f"{VECTORS}.extra_trees.priro: is none of prior, scaled_by",),
+    f"method=auto +{VECTORS}.mine.prior=2": (f"{VECTORS}.mine.method=null", "a group of keys"),
     "method=extra_trees method.trees=0": ("method.trees=0", "at least 1"),
     "method=logistic_regression method.penalty=0": ("method.penalty=0", "positive"),
     "method=logistic_regression method.components=0": ("method.components=0", "at least 1", "null"),
@@ -280,3 +296,20 @@ WRONG = {
 @pytest.mark.parametrize("typed", WRONG)
 def test_what_is_typed(command, typed):
     refused(command(*typed.split()), *WRONG[typed])
+
+
+@pytest.mark.parametrize(
+    "key, rule", [("extra_trees.method.trees=0", "at least 1"), ("elite_tabular.batch_size=1", "at least 2")]
+)
+def test_a_candidate_that_cannot_be_made_is_named_before_any_is_trained(command, key, rule):
+    outcome = command("method=auto", f"{VECTORS}.{key}")
+    _, error = outcome.err.splitlines()
+    assert outcome.code == 2 and error.startswith(f"error: {VECTORS}.{key}: must be") and rule in error
+    assert not [*Path("outputs").rglob("normal*")], "nothing is left behind"
+
+
+def test_gradients_of_images_are_no_images_to_change(command):
+    np.savez("own.npz", x_train=np.random.default_rng(0).random((40, 12, 12), np.float32), y_train=[1, -1, 0, 0] * 10)
+    own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "feature_map=oriented_gradients")
+    outcome = command(*own, "method=extra_trees", "augmentation=digits")
+    refused(outcome, "augmentation, which changes what feature_map gives", "are no images")

@@ -86,6 +86,7 @@ def test_labels_of_one_kind_tell_no_share_and_a_number_needs_none(command):
     np.savez("own.npz", x_train=np.eye(20), y_train=[1] * 5 + [0] * 15)
     own = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "epochs=1")
     refused(command(*own, *SHORT), "method.threshold=contamination", "both kinds", "a number")
+    refused(command(*own, *SHORT, "method.threshold=nan"), "method.threshold=nan: must be", "a finite number")
     outcome = command(*own, *SHORT, "method.threshold=0.65", "method.warm_up=0", "method.ramp=0")
     assert outcome.code == 0, outcome.err
     assert float(history_of(outcome.directory, "train/teacher_weight")[0]) > 0

@@ -53,18 +53,19 @@ def test_the_middle_of_ties_counts():
     assert 0 < low < np.log(2) < high < np.log(101)
 
 
-def test_a_state_of_older_files_is_a_mean_of_standardized_scores():
+def test_a_state_of_older_files_is_a_mean_of_standardized_scores(monkeypatch):
     """They had a location for each member in the place of knots."""
     state = {
         "weight": torch.tensor([0.3, 0.7]),
         "location": torch.tensor([1.0, -2.0]),
         "scale": torch.tensor([2.0, 0.5]),
     }
-    old = Mixture.of_plain([], {name: value[:0] for name, value in state.items()}, torch.float32, {})
-    old.weight, old.scale, old.knots = state["weight"], state["scale"], state["location"].expand(2, -1)
-    scores = torch.randn(50, 2)
-    expected = ((scores - state["location"]) / state["scale"]) @ state["weight"]
-    torch.testing.assert_close(old.mean(scores), expected)
+    members = iter([Member(Feature(i), None, (2,), None) for i in range(2)])
+    monkeypatch.setattr(Member, "of_plain", lambda *_: next(members))
+    old = Mixture.of_plain([{}, {}], state, torch.float32, {})
+    sample = torch.randn(50, 2)
+    expected = ((sample - state["location"]) / state["scale"]) @ state["weight"]
+    torch.testing.assert_close(old(sample), expected)
 
 
 def test_a_state_that_means_nothing_is_refused(monkeypatch):

@@ -286,6 +286,12 @@ def test_other_runs_take_the_features_that_are_there(command, images, monkeypatc
     assert outcome.code == 0, outcome.err
 
 
+def test_what_has_no_candidates_for_features_is_told_before_they_are_computed(command, images):
+    outcome = command("dataset=npz", f"dataset.path={images()}", *SHORT, "method=elite_two_scores")
+    refused(outcome, "method: elite_two_scores has candidates for vectors, and the samples are features")
+    assert not Path("outputs/features").exists()
+
+
 def test_a_network_is_fine_tuned(command, images):
     outcome = command(
         "dataset=npz", f"dataset.path={images()}", *SHORT, "backbone.frozen=false",

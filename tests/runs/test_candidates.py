@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import elite_pl
-from elite_pl.methods.auto import Auto, Candidate, explained, normalized
+from elite_pl.methods.auto import Auto, Candidate, Terms, explained, normalized
 from elite_pl.runs import crossfit
 
 NETWORKS = [
@@ -60,6 +60,8 @@ def test_elite_with_two_scores_is_the_mean_of_both(table):
     assert np.median(scores[100:]) > np.quantile(scores[:100], 0.9)
     with pytest.raises(ValueError, match="elite_two_scores has candidates for vectors, and the samples are images"):
         elite_pl.fit(np.zeros((140, 8, 8), np.float32), table[1], method="elite_two_scores")
+    with pytest.raises(ValueError, match="^y: elite_two_scores: none of its candidates for vectors can learn"):
+        elite_pl.fit(table[0], np.zeros(140, dtype=int), method="elite_two_scores")
 
 
 def test_networks_that_are_trained_together_are_those_of_one_by_one(table, monkeypatch):
@@ -76,11 +78,28 @@ def test_networks_that_are_trained_together_are_those_of_one_by_one(table, monke
     assert together.threshold == pytest.approx(alone.threshold, rel=1e-9)
 
 
-@pytest.mark.parametrize("labels", [[], [1], [-1]])
-def test_without_labels_of_both_kinds_those_that_need_none_learn(table, labels):
+ELITE = ["Readout", "Readout", "Hypersphere"]
+
+
+@pytest.mark.parametrize("labels, learned", [([], ["IsolationTrees"]), ([1], ELITE), ([-1], ELITE)])
+def test_without_labels_of_both_kinds_those_that_need_none_learn(table, caplog, labels, learned):
     x, y = table
+    caplog.set_level(logging.INFO, "elite_pl")
     detector = elite_pl.fit(x, np.where(np.isin(y, labels), y, 0), method="auto", overrides=SHORT)
+    assert [type(member.score).__name__ for member in detector.model.members] == learned
     assert np.isfinite(detector.score(x)).all()
+    assert ("so a pollution of 0.1 is assumed" in caplog.text) == (learned == ELITE)
+    assert "5 % of the unlabeled samples are above it" in caplog.text
+
+
+def test_images_without_labels_have_a_candidate_too(caplog):
+    caplog.set_level(logging.INFO, "elite_pl")
+    x = np.random.default_rng(0).random((60, 8, 8), np.float32)
+    short = ["epochs=1", "method.candidates.images_unlabeled.deep_svdd.method.pretrain_epochs=1"]
+    detector = elite_pl.fit(x, np.zeros(60, dtype=int), overrides=short)
+    assert [type(member.score).__name__ for member in detector.model.members] == ["Hypersphere"]
+    assert "left out: extra_trees_pixels learns from labels, and there is none" in caplog.text
+    assert "5 % of the unlabeled samples are above it" in caplog.text
 
 
 def test_candidates_that_need_no_labels_are_enough(table):
@@ -119,7 +138,7 @@ def test_candidates_have_feature_maps_of_their_own(table):
 
 
 def candidate(name, prior=1.0, scaled_by=(), auroc=(0.9, 0.05)):
-    return Candidate(name, prior, scaled_by, [], torch.zeros(1, 1), auroc, 0.0)
+    return Candidate(name, Terms(prior, scaled_by), [], torch.zeros(1, 1), auroc, 0.0)
 
 
 def test_a_candidate_that_looks_worse_counts_less():
@@ -130,7 +149,7 @@ def test_a_candidate_that_looks_worse_counts_less():
     np.testing.assert_allclose(weights, np.array([1, e, 2]) / (3 + e), rtol=1e-6)
     unknown = [one._replace(auroc=None) for one in found]
     np.testing.assert_allclose(normalized(auto.factors(unknown, "vectors", 0.1)), [0.25, 0.25, 0.5])
-    with pytest.raises(ValueError, match=r"temperature=.*must be a positive number for each kind of data"):
+    with pytest.raises(ValueError, match=r"temperature=.*: must be a group of keys, each a positive, finite number"):
         Auto(name="auto", pollution=0.1, candidates={}, folds={}, fewest=4, temperature={"vectors": 0.0})
 
 
@@ -157,15 +176,9 @@ def test_priors_follow_the_pollution_and_the_graph():
     for area, odds in ((0.5, 2), (0.9, 9), (1.0, 32)):
         found = [candidate("tree", auroc=(area, 0.1)), candidate("graph", 0.5, ["odds"], auroc=(area, 0.1))]
         np.testing.assert_allclose(normalized(auto.factors(found, "vectors", 0.1))[1], odds / (2 + odds), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"a\.scaled_by: luck: is none of clean, polluted, odds"):
-        Auto(
-            name="auto",
-            pollution=0.1,
-            candidates={"vectors": {"a": {"scaled_by": ["luck"]}}},
-            folds={},
-            fewest=4,
-            temperature={},
-        )
+    one = {"method": {}, "scaled_by": ["luck"]}
+    with pytest.raises(ValueError, match=r"vectors\.a\.scaled_by=.*luck.*each one of clean, polluted, odds"):
+        Auto(name="auto", pollution=0.1, candidates={"vectors": {"a": one}}, folds={}, fewest=4, temperature={})
 
 
 @pytest.mark.parametrize("on_a_center", [False, True])

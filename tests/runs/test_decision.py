@@ -83,6 +83,7 @@ def test_labels_of_suspicious_samples_do_not_tell_how_frequent_anomalies_are(com
         ]
         (tmp_path / "labels.csv").write_text("\n".join(["index,label,picked", *lines]))
         outcome = command(*OWN, *TREES, "dataset.labels_file=labels.csv")
+        assert {int(row["index"]) for row in labels_of(outcome)} > {*index}, "all labels were held out"
         return read(outcome)[0], outcome.err
 
     found, said = again("yes")
