@@ -60,7 +60,7 @@ def test_elite_with_two_scores_is_the_mean_of_both(table):
     assert np.median(scores[100:]) > np.quantile(scores[:100], 0.9)
     with pytest.raises(ValueError, match="elite_two_scores has candidates for vectors, and the samples are images"):
         elite_pl.fit(np.zeros((140, 8, 8), np.float32), table[1], method="elite_two_scores")
-    with pytest.raises(ValueError, match="^y: elite_two_scores: none of its candidates for vectors can learn"):
+    with pytest.raises(ValueError, match=r"^y: elite_two_scores: none of its candidates for vectors can learn"):
         elite_pl.fit(table[0], np.zeros(140, dtype=int), method="elite_two_scores")
 
 
