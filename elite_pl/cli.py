@@ -31,7 +31,7 @@ from elite_pl.options import drop_output
 log = logging.getLogger("elite_pl")
 BAD_INPUT = (InputError, HydraException, OmegaConfBaseException)  # what a user can mend
 SHOWING = ("help", "hydra_help", "cfg", "info", "shell_completion")  # options that run nothing
-INTERRUPTED = "interrupted: the same command goes on, from the last epoch where a checkpoint was kept"
+INTERRUPTED = "interrupted: the same command goes on, from the last checkpoint if there is one"
 
 
 @contextmanager
