@@ -251,7 +251,8 @@ def test_sigterm_ends_the_job_with_one_line(tmp_path, told):
     main.join(60)
     assert main.exitcode == (143 if told == "the command" else 1)
     err = (tmp_path / "errors").read_text()
-    assert err.splitlines()[-1].endswith("interrupted: the same command goes on, from the last checkpoint if there is one")
+    last = err.splitlines()[-1]
+    assert last.endswith("interrupted: the same command goes on, from the last checkpoint if there is one")
     assert not any(map(running, children)) and not list(tmp_path.rglob("*.lock")) and "Traceback" not in err
 
 
