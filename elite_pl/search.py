@@ -63,7 +63,7 @@ def read_overrides(typed: Sequence[str]) -> tuple[list[str], list[Override]]:
         raise InputError("nothing to search: give a key several values, as in method.optimizer.lr=1e-4,1e-3")
     for override in searched:
         _check_range(override)
-        if override.key_or_group in ("study", "output_dir", "dataset", "ensemble", *DIFFERENT):  # splits, not settings
+        if override.key_or_group in ("study", "output_dir", "dataset", "ensemble", *DIFFERENT):  # not of a method
             raise InputError(f"{override.key_or_group}: is not a setting to search; give it one value")
     fixed = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
     return fixed, searched
@@ -193,9 +193,9 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     except ImportError:
         raise InputError("elite_pl.search needs Optuna: pip install 'elite_pl[search]'") from None
     fixed, searched = read_overrides(typed)
-    for typed_first in reversed(_first(searched)):
-        first = composed([*fixed, *typed_first], place)
-        check(first, folds)
+    first, *others = [composed([*fixed, *values], place) for values in _first(searched)]
+    for each in (first, *others):
+        check(each, folds)
     folder = Path(first.config.output_dir) / str(first.config.study)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
