@@ -147,6 +147,10 @@ class Words:
         """Maps a column (n,) to features (n, categories + 1 or 2)."""
         other = len(self.categories)
         places: dict[str | None, int] = {word: i for i, word in enumerate(self.categories)}
+        for i, word in enumerate(self.categories):
+            if word.lower() in ("true", "false"):  # each writer of tables has its own spelling
+                for spelling in (word.lower(), word.title(), word.upper()):
+                    places.setdefault(spelling, i)
         if self.missing:
             places[None] = other + 1
         found = [places.get(word, other) for word in as_words(values)]

@@ -132,6 +132,7 @@ def encoded(part: list[tuple[int, dict[str, str | None]]], about: dict[str, Any]
         cells = [row[column["name"]] for _, row in part]
         if column["kind"] == "words":
             words = column["categories"]
+            cells = [spelled(cell, words) for cell in cells]
             features += [[cell == word for cell in cells] for word in words]
             features.append([cell not in words and not (cell is None and column["missing"]) for cell in cells])
         else:
@@ -140,6 +141,13 @@ def encoded(part: list[tuple[int, dict[str, str | None]]], about: dict[str, Any]
         if column["missing"]:
             features.append([cell is None for cell in cells])
     return np.stack(features, axis=1)
+
+
+def spelled(cell: str | None, words: list[str]) -> str | None:
+    """Returns true and false in the spelling of the training, and other words as they are."""
+    if cell in words or cell not in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return cell
+    return next((word for word in words if word.lower() == cell.lower()), cell)
 
 
 def number(text: str | None, column: dict[str, Any]) -> float:

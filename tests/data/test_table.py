@@ -178,6 +178,9 @@ def test_one_and_nought_are_doubted():
     arrays = load()
     assert set(arrays.y_train.tolist()) == {0, 1}
     assert "column label: 1 is normal and 0 unlabeled; an anomaly would be -1, and there is none" in arrays.notes
+    write("own.csv", columns() | {"label": [label.replace("anomaly", "") for label in columns()["label"]]})
+    arrays = load()
+    assert set(arrays.y_train.tolist()) == {0, 1} and not any("an anomaly would be" in note for note in arrays.notes)
 
 
 def test_what_was_never_seen_has_its_place():
@@ -253,7 +256,29 @@ def test_empty_lines_are_no_rows():
     expected = load().x_train
     lines = Path("own.csv").read_text().splitlines()
     Path("own.csv").write_text("\n".join([lines[0], "", *lines[1:9], "", *lines[9:], "", ""]))
+    named = load(id_column="id")
+    np.testing.assert_array_equal(named.x_train, expected)
+    assert named.ids_train.tolist() == columns()["id"]
+    Path("own.csv").write_text("\n".join([*lines, "", ""]))
     np.testing.assert_array_equal(load().x_train, expected)
+
+
+def test_an_empty_line_between_rows_without_names_would_shift_their_numbers():
+    lines = Path("own.csv").read_text().splitlines()
+    Path("own.csv").write_text("\n".join([*lines[:9], "", *lines[9:]]))
+    refused_by(load, "dataset.path=own.csv: row 8 (from 0) is empty", "delete it", "dataset.id_column")
+
+
+@pytest.mark.parametrize("spellings", [("true", "false"), ("True", "False"), ("TRUE", "FALSE")])
+def test_booleans_are_the_same_however_they_are_spelled(spellings):
+    spelled = columns() | {"member": [spellings[word == "false"] for word in columns()["member"]]}
+    write("own.csv", spelled)
+    arrays = load(drop_columns=["id", "label"])
+    encoding = Encoding.from_plain(arrays.encoding)
+    frame = read_table("own.csv")
+    for member in (("true", "false"), ("True", "False"), ("TRUE", "FALSE"), (True, False)):
+        other = frame.with_columns(pl.Series("member", [member[word == "false"] for word in columns()["member"]]))
+        np.testing.assert_array_equal(encoding.transform(columns_of(other, encoding.kinds)), arrays.x_train)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -273,7 +298,10 @@ FILES = {
     "no numbers in it": (bytes(range(256)) * 4, ("not UTF-8",)),
     "no label column": ("a,b\n1,2\n3,4\n", ("has no column label", "dataset.label_column", "it has a, b")),
     "other labels": (A + "1,2,good\n1,3,bad\n", ("column label holds bad, good", "normal, anomaly")),
-    "all labeled": (A + "1,2,1\n1,3,-1\n1,4,1\n", ("0 of 3 training rows are unlabeled", "at least 2")),
+    "all labeled": (
+        A + "1,2,1\n1,3,-1\n1,4,1\n",
+        ("0 of 3 training rows are unlabeled", "at least 2", "dataset.labels=classes normal_class=normal"),
+    ),
     "nothing to learn from": (A + "1,2,\n1,2,\n", ("no column is left",)),
     "infinite": (A + "1,2,\ninf,3,\n", ("column a holds infinite numbers",)),
     "decimal commas": (
@@ -290,6 +318,22 @@ def test_a_file_that_is_wrong(what):
     if content is not None:
         Path("own.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     refused_by(load, "dataset.path=own.csv: ", *words)
+
+
+@pytest.mark.parametrize(
+    "ids, words",
+    [
+        (["a", "b", "a", "a"], ("column id (dataset.id_column) holds a in 3 rows", "dataset.id_column=null")),
+        (["a", "", "b", ""], ("column id (dataset.id_column) is empty in 2 of 4 rows", "dataset.id_column=null")),
+    ],
+)
+def test_ids_that_name_no_single_row(ids, words):
+    write("own.csv", {"id": ids, "a": [1, 2, 3, 4], "label": ["", "", "1", "-1"]})
+    refused_by(lambda: load(id_column="id"), "dataset.path=own.csv: ", *words)
+    write("good.csv", {"id": [1, 2, 3, 4], "a": [1, 2, 3, 4], "label": ["", "", "1", "-1"]})
+    write("own.csv", {"id": ids, "a": [1, 2, 3, 4], "label": [1, -1, 1, -1]})
+    refused_by(lambda: load("good.csv", id_column="id", test_path="own.csv"), "dataset.test_path=own.csv: ", *words)
+    refused_by(lambda: load("good.csv", id_column="label"), "dataset.id_column=label", "dataset.label_column")
 
 
 def test_things_that_are_no_table():
@@ -352,7 +396,7 @@ def test_settings_that_are_wrong(settings, words):
 def test_a_test_part_that_is_wrong(change, words):
     test = columns() | {"label": np.where(HIDDEN, "anomaly", "normal").tolist()} | change
     write("test.csv", {name: values for name, values in test.items() if values is not None})
-    refused_by(lambda: load(test_path="test.csv"), *words)
+    refused_by(lambda: load(test_path="test.csv"), "dataset.test_path=test.csv: ", *words)
 
 
 def test_kinds_are_checked_in_arrays_too():

@@ -193,6 +193,24 @@ def test_frames_and_columns_from_python(of_table):
     arrays["day"] = arrays["day"].astype("datetime64[D]")
     for frame in (text, typed[:, ::-1], arrays, pytest.importorskip("pandas").DataFrame(arrays)):
         np.testing.assert_allclose(detector.score(frame), detector.training_scores, rtol=1e-5)
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(arrays)
+    day = pandas.to_datetime(frame["day"])
+    for column in (
+        {"day": frame["day"].astype(str)},
+        {"day": [one.date() for one in day]},
+        {"day": day.dt.tz_localize("Europe/Berlin")},
+        {"color": frame["color"].map(lambda word: word and f" {word} ")},
+        {"age": [str(one) for one in frame["age"]]},
+        {"age": frame["age"].astype("Float64"), "color": frame["color"].astype("string")},
+    ):
+        np.testing.assert_allclose(detector.score(frame.assign(**column)), detector.training_scores, rtol=1e-5)
+    with pytest.raises(ValueError, match="column age holds old where numbers are expected"):
+        detector.score(frame.assign(age="old"))
+    with pytest.raises(ValueError, match="x has no rows"):
+        detector.score(frame[:0])
+    with pytest.raises(ValueError, match="batch_size=-1: must be a whole number of at least 1, or None"):
+        detector.score(frame, batch_size=-1)
     with pytest.raises(ValueError, match="has no column age, color"):
         detector.score(typed.drop("age", "color"))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,14 +69,16 @@ def table(
     Raises:
         InputError: If a table is not as described, or polars is not installed.
     """
+    if id_column is not None and id_column == label_column:
+        raise InputError(f"dataset.id_column={id_column}: holds the labels (dataset.label_column); give another column")
     if labels == "classes" and (label_column is None or labels_file is not None):
         key = "label_column" if label_column is None else "labels_file"
         raise InputError(f"dataset.{key}: dataset.labels=classes takes the classes from dataset.label_column")
 
     def read(key: str, path: str) -> tuple[pl.DataFrame, np.ndarray, np.ndarray | None]:
         with input_errors(f"dataset.{key}={path}"):
-            frame = read_table(path)
-            ids = None if id_column is None else np.array(row_ids(frame, id_column))
+            frame = read_table(path, numbered=id_column is None)
+            ids = None if id_column is None else np.array(_distinct(row_ids(frame, id_column), id_column))
             if label_column is None:
                 return frame, np.zeros(len(frame), dtype=np.int64), ids
             found = texts(frame, label_column, "label_column")
@@ -96,9 +100,12 @@ def table(
     else:
         test_frame, y_test, ids_test = frame[:0], y[:0], None if ids is None else ids[:0]
 
-    with input_errors(f"dataset.path={path}"):
-        if labels == "known":
+    if labels == "known":
+        with input_errors(f"dataset.path={path}"):
+            check_known(y, y[:0], "rows")
+        with input_errors(f"dataset.test_path={test_path}"):
             check_known(y, y_test, "rows")
+    with input_errors(f"dataset.path={path}"):
         if absent := [name for name in drop_columns if name not in frame.columns]:
             raise ValueError(f"has no column {some(absent)} (dataset.drop_columns); it has {some(frame.columns, 20)}")
         no_features = {label_column, id_column, *drop_columns}
@@ -112,7 +119,8 @@ def table(
         x_test = encoding.transform(columns_of(test_frame, encoding.kinds))
         if unknown := encoding.unknown(test_frame.columns):
             notes.append(f"passed over in dataset.test_path: {some(unknown)}, which the training rows lack")
-    if labels == "known" and label_column is not None and set(np.unique(y)) == {0, 1}:
+    words = [] if label_column is None else texts(frame, label_column, "label_column")
+    if labels == "known" and set(np.unique(y)) == {0, 1} and not {"0", "0.0"}.isdisjoint(words):
         notes.append(f"column {label_column}: 1 is normal and 0 unlabeled; an anomaly would be -1, and there is none")
     with input_errors(f"dataset.path={path}"):
         arrays = make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels)
@@ -123,11 +131,12 @@ def table(
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_table(path: str) -> pl.DataFrame:
+def read_table(path: str, numbered: bool = False) -> pl.DataFrame:
     """Reads a CSV or Parquet file; of CSV all columns are text.
 
     Args:
         path: As it was typed.
+        numbered: Whether rows are known by their numbers in the file, and so none without a value may lie between them.
 
     Returns:
         The table, in whose text nothing but null is missing. Rows without any value are left out.
@@ -145,10 +154,14 @@ def read_table(path: str) -> pl.DataFrame:
             frame = pl.read_parquet(file, glob=False)
     else:
         frame = _read_csv(file)
-    frame = cleaned(frame).filter(~pl.all_horizontal(pl.all().is_null()))
-    if frame.is_empty():
+    frame = cleaned(frame)
+    there = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series().arg_true()
+    if there.is_empty():
         raise ValueError("has no row with a value in it; expected one row per sample")
-    return frame
+    if numbered and there[-1] >= len(there):
+        gap = int(np.argmax(there.to_numpy() != np.arange(len(there))))
+        raise ValueError(f"row {gap} (from 0) is empty; delete it, or name the rows by a column: dataset.id_column")
+    return frame[there]
 
 
 def import_polars(what: str) -> None:
@@ -298,6 +311,17 @@ def row_ids(frame: pl.DataFrame, id_column: str) -> list[str]:
     return [text or "" for text in texts(frame, id_column, "id_column")]
 
 
+def _distinct(ids: list[str], id_column: str) -> list[str]:
+    """Refuses ids of which several rows have the same, or none."""
+    right = "expected another in each row; dataset.id_column=null numbers the rows"
+    if empty := ids.count(""):
+        raise ValueError(f"column {id_column} (dataset.id_column) is empty in {empty} of {len(ids)} rows; {right}")
+    (most, count), *_ = Counter(ids).most_common(1)
+    if count > 1:
+        raise ValueError(f"column {id_column} (dataset.id_column) holds {some([most])} in {count} rows; {right}")
+    return ids
+
+
 def _classes(what: str, words: list[str | None]) -> np.ndarray:
     """Classes: whole numbers if all are, else words."""
     there = [word for word in words if word is not None]
@@ -339,7 +363,27 @@ def encoded(table: Any, encoding: Encoding) -> np.ndarray:
     """
     if type(table).__module__.startswith("polars."):
         return encoding.transform(columns_of(cleaned(table), encoding.kinds))
-    return encoding.transform({name: np.asarray(table[name]) for name in encoding.kinds if name in table})
+    return encoding.transform(
+        {name: _unboxed(name, table[name], kind) for name, kind in encoding.kinds.items() if name in table}
+    )
+
+
+def _unboxed(name: str, values: Any, kind: str) -> np.ndarray | Coded:
+    """A column (n,) without Python objects: text as in a file, dates without a time zone."""
+    column = np.asarray(values)
+    if column.dtype.kind not in "OU":
+        return column
+    cells = ["" if cell is None else cell for cell in column.tolist()]
+    cells = ["" if str(cell).strip() in (*MISSING, "<NA>", "NaT") else cell for cell in cells]
+    if kind == "dates" and all(cell == "" or isinstance(cell, date) for cell in cells):
+        dates = [cell.replace(tzinfo=None) if isinstance(cell, datetime) else cell for cell in cells]
+        return np.array([None if cell == "" else cell for cell in dates], dtype="datetime64[us]")
+    text = [str(cell).strip() or None for cell in cells]
+    if kind == "words":
+        return np.array(text, dtype=object)
+    import polars as pl
+
+    return _column(pl.Series(name, text, dtype=pl.String), kind)
 
 
 def _column(column: pl.Series, kind: str | None) -> np.ndarray | Coded:

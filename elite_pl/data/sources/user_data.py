@@ -86,7 +86,9 @@ def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
         ValueError: If fewer than 2 are unlabeled, or the test set is not labeled with both kinds.
     """
     if (unlabeled := np.count_nonzero(y_train == UNLABELED)) < 2:
-        raise ValueError(f"{unlabeled} of {len(y_train)} training {samples} are unlabeled; training needs at least 2")
+        found = f"{unlabeled} of {len(y_train)} training {samples} are unlabeled; training needs at least 2"
+        hint = "" if unlabeled else "; dataset.labels=classes normal_class=normal hides most of the labels"
+        raise ValueError(found + hint)
     if len(y_test) and (unlabeled := np.count_nonzero(y_test == UNLABELED)):
         raise ValueError(f"{unlabeled} of {len(y_test)} test {samples} have no label; expected normal or anomaly")
     if len(y_test) and len(np.unique(y_test)) < 2:
