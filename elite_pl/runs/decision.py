@@ -15,6 +15,7 @@ from elite_pl.algorithm.calibration import Calibration, Interval, at_share, cont
 from elite_pl.algorithm.threshold import choose_threshold
 from elite_pl.config import Threshold, threshold
 from elite_pl.data.datamodule import PollutedData
+from elite_pl.data.splits import folds_of
 from elite_pl.errors import LabelError, TrainingError
 from elite_pl.methods.auto import Auto
 from elite_pl.methods.base import BaseDetector
@@ -83,6 +84,8 @@ def decide(
     settings, label = threshold(spec.plain["threshold"]), data.labeled_y.cpu()
     if not cross_fits(spec.plain):
         decision = fitted(labeled, label, unlabeled)
+        if settings.rule != "cost":
+            log.info("threshold.rule=%s is not used: it takes threshold.scores=cross_fitted", settings.rule)
     else:
         try:
             held = held or _cross_fit(spec, detector, data, settings)
@@ -153,15 +156,19 @@ def assumed(settings: Threshold, labeled: Tensor, label: Tensor, unlabeled: Tens
         reason: Why nothing was.
     """
     decision = fitted(labeled, label, unlabeled)
+    unused = "" if settings.rule == "cost" else f"; threshold.rule={settings.rule} is not used"
     if settings.rule == "contamination" and settings.contamination is not None:
         chosen = float(at_share(unlabeled, torch.tensor([1 - settings.contamination])))
         decision = Decision(chosen, facts={**decision.facts, "threshold": chosen})
-        rule = f"{settings.contamination:.1%} of the unlabeled samples are above it, as threshold.contamination says"
+        share = f"{100 * settings.contamination:.3g} %"
+        rule = f"{share} of the unlabeled samples are above it, as threshold.contamination says"
+        unused = ""
     elif len(label.unique()) == 2:
         rule = "the best cut between labels that were trained on, so expect more alarms than there are anomalies"
     else:
-        rule = "5 % of the unlabeled samples are above it; threshold.rule=contamination sets another share"
-    log.info("threshold %.4g: %s (%s)", decision.threshold, rule, reason)
+        rule = "5 % of the unlabeled samples are above it; "
+        rule += "threshold.rule=contamination threshold.contamination=SHARE sets another share"
+    log.info("threshold %.4g: %s%s (%s)", decision.threshold, rule, unused, reason)
     return decision
 
 
@@ -217,7 +224,8 @@ def _cross_fit(spec: RunSpec, detector: BaseDetector, data: PollutedData, settin
         raise LabelError(f"{few}; holding some out takes at least {settings.fewest} of each")
     if len(data.unlabeled) < 2 * folds:
         raise LabelError(f"only {len(data.unlabeled)} unlabeled samples")
-    log.info("cross-fitting: %d trainings, each without a part of the samples", folds)
+    parts = folds_of(data.split.labeled_y, folds)
+    log.info("cross-fitting: %d trainings, each without a part of the samples", parts)
     spec = alone(spec)
     if isinstance(spec.plain["trainer"].get("strategy"), dict):  # several processes, of which the others are gone
         one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}

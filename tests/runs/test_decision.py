@@ -116,7 +116,8 @@ def test_other_rules_flag_more_or_fewer(command, own):
     [
         ((3, 10), (), "the best cut between labels that were trained on"),
         ((10, 0), (), "5 % of the unlabeled samples are above it"),
-        ((0, 0), ("threshold.rule=contamination", "threshold.contamination=0.1"), "10.0% of the unlabeled samples"),
+        ((0, 0), ("threshold.rule=contamination", "threshold.contamination=0.1"), "10 % of the unlabeled samples"),
+        ((0, 10), ("threshold.rule=false_alarm_rate",), "; threshold.rule=false_alarm_rate is not used (0 normal"),
     ],
 )
 def test_few_labels_are_not_held_out(command, own, labels, more, words):
@@ -126,7 +127,8 @@ def test_few_labels_are_not_held_out(command, own, labels, more, words):
     found, audit = read(outcome)
     assert words in outcome.err and "holding some out takes" in outcome.err
     assert found["threshold/scores"] == "fitted" and "crossfit/seconds" not in found
-    if more:
+    assert ("is not used" in outcome.err) == ("threshold.rule=false_alarm_rate" in more)
+    if "threshold.rule=contamination" in more:
         assert [row["verdict"] for row in audit].count("anomaly") == 60
 
 
@@ -156,7 +158,10 @@ def test_how_many_wrong_labels_were_doubted_is_known_where_the_truth_is(command)
     assert found["labeled/wrong"] == round(0.1 * found["data/labeled"])
     above = [float(row["contradiction"]) > 0.5 for row in labels_of(outcome)]
     assert sum(above) == found["labeled/doubted"] and above == sorted(above, reverse=True)
-    assert not (command(*TREES, *typed).directory / "labeled.csv").exists(), "nothing was held out"
+    assert "cross-fitting: " in outcome.err
+    outcome = command(*TREES, *typed, "threshold.rule=contamination")
+    assert not (outcome.directory / "labeled.csv").exists(), "nothing was held out"
+    assert "threshold.rule=contamination is not used: it takes threshold.scores=cross_fitted" in outcome.err
 
 
 def test_known_labels_that_are_made_wrong_are_known_to_be(command, tmp_path, own):
