@@ -129,7 +129,8 @@ def _alternatives(kind: Any) -> list[str]:
         return [str(choice) for choice in parts]
     if origin in _LISTS:
         items = [part for part in parts if part is not Ellipsis]
-        return ["a list such as [1, 2]" + (f", each {_words(*items)}" if items else "")]
+        example = "[a, b]" if str in items else "[1, 2]"
+        return [f"a list such as {example}" + (f", each {_words(*items)}" if items else "")]
     if origin in _GROUPS:
         return ["a group of keys" + ("" if parts[1] is Any else f", each {_words(parts[1])}")]
     return ["a callable" if origin is Callable else _CALLED.get(kind, str(getattr(kind, "__name__", kind)))]

@@ -140,6 +140,36 @@ def test_all_kinds_of_arrays(detector, convert):
     assert trained.score(convert(x)).tolist() == detector.score(x).tolist()
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: pd.DataFrame(x.astype(object)),
+        lambda x: pd.DataFrame(x).convert_dtypes(),
+        lambda x: pd.DataFrame(x).astype({0: "Float64"}),
+    ],
+    ids=["objects", "nullable", "one nullable column"],
+)
+def test_data_frames_of_several_types(convert):
+    x, y = data()
+    x[:, 3] = x[:, 3] > 0
+    trained = fit(convert(x), y, "isolation_forest")
+    assert trained.score(convert(x)).tolist() == fit(x, y, "isolation_forest").training_scores.tolist()
+
+
+def test_the_columns_of_a_data_frame_may_be_in_any_order():
+    x, y = data()
+    frame = pd.DataFrame(x, columns=["a", "b", "c", "d"])
+    trained = fit(frame, y, "isolation_forest")
+    expected = trained.score(x).tolist()
+    trained.save("detector.pt")
+    for one in (trained, elite_pl.load("detector.pt")):
+        assert one.score(frame[["c", "d", "a", "b"]].assign(more=1)).tolist() == expected
+        assert one.score(frame.set_axis([3, 2, 1, 0], axis=1)).tolist() == expected, "no names"
+        with pytest.raises(ValueError, match="x has no column b, d; expected those of training"):
+            one.score(frame[["a", "c"]])
+
+
+@pytest.mark.filterwarnings("ignore:y has no -1")
 @pytest.mark.parametrize("labels", [[1, 1, 0, 0], [-1, -1, 0, 0], [1, -1, 0, 0]])
 def test_few_samples_and_one_kind_of_label(labels):
     x, _ = data()
@@ -214,7 +244,9 @@ BAD_INPUT = {
     "gaps": (np.where(x > 6, np.nan, x), y, "x holds", "NaN"),
     "gaps in the labels": (x, np.where(y == 0, np.nan, y), "y holds NaN", "expected 0"),
     "infinite": (np.where(x > 6, np.inf, x), y, "x holds", "infinite"),
-    "objects": (x.astype(object), y, "x holds Python objects"),
+    "objects": (np.full(x.shape, object()), y, "x holds Python objects"),
+    "text in an array of objects": (x.astype(str).astype(object), y, "x holds Python objects", "encode text"),
+    "gaps in an array of objects": (np.where(x > 6, None, x), y, "x holds", "NaN"),
     "a column of text": (pd.DataFrame(x).assign(kind="a"), y, "x holds Python objects", "encode text"),
     "text": (x.astype(str), y, "x is of type <U"),
     "complex numbers": (x + 1j, y, "x is of type complex"),
@@ -234,12 +266,10 @@ BAD_INPUT = {
 del x, y
 
 
-def test_labels_that_may_be_meant_otherwise(caplog):
+def test_labels_that_may_be_meant_otherwise():
     x, y = data()
-    elite_pl.fit(x, y.clip(0), "deep_svdd", overrides=["epochs=1"])
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "y has no -1: 1 is normal, -1 an anomaly and 0 unlabeled"
-    ]
+    with pytest.warns(UserWarning, match="^y has no -1: 1 is normal, -1 an anomaly and 0 unlabeled$"):
+        elite_pl.fit(x, y.clip(0), "isolation_forest")
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
@@ -264,6 +294,15 @@ def test_bad_x_and_y(case):
         ({"overrides": "epoch=3"}, ["epoch", "did you mean epochs"]),
         ({"overrides": ["dataset=mnist"]}, ["dataset"]),
         ({"overrides": ["+dataset.path=a.npz"]}, ["dataset.path"]),
+        ({"overrides": ["dataset.labels_file=a.csv"]}, ["overrides: dataset.labels_file has no place here"]),
+        ({"overrides": ["hydra.verbose=true"]}, ["overrides: hydra.verbose has no place here"]),
+        ({"overrides": ["pollution=0.1"]}, ["overrides: pollution has no place here"]),
+        ({"overrides": None}, ["overrides=None: must be a list of settings, such as ['epochs=50']"]),
+        ({"overrides": [3]}, ["overrides=[3]: must be a list of settings"]),
+        ({"overrides": {"epochs": 3}}, ["overrides={'epochs': 3}: must be a list of settings"]),
+        ({"method": 3}, ["method=3: must be the name of a method, or None"]),
+        ({"method": ["ocsvm"]}, ["method=['ocsvm']: must be the name of a method"]),
+        ({"method": ""}, ["method='': must be the name of a method"]),
         ({"overrides": ["logger=wandb"]}, ["logger"]),
         ({"overrides": ["method=deep_sad"]}, ["method"]),
         ({"overrides": ["trainer=ddp"]}, ["trainer=ddp", "this process"]),
@@ -274,6 +313,7 @@ def test_bad_x_and_y(case):
         ({"seed": -1}, ["seed=-1"]),
     ],
 )
+@pytest.mark.filterwarnings("ignore:y has no -1")
 def test_bad_settings(settings, words):
     x, y = data()
     if settings.pop("y", None):
@@ -364,7 +404,7 @@ def test_units_of_vectors_are_those_of_training():
         (lambda x: x[:, None], ["(120, 1, 4)", "(n, 4)"]),
         (lambda x: np.where(x > 5, np.nan, x), ["NaN"]),
         (lambda x: torch.tensor(x) / 0, ["infinite"]),
-        (lambda x: x.astype(object), ["x holds Python objects"]),
+        (lambda x: np.full(x.shape, object()), ["x holds Python objects"]),
         (lambda x: x.astype(str), ["x is of type <U"]),
         (lambda x: x * 1j, ["complex"]),
         (lambda x: np.float64(x) * 1e300, ["too large for float32"]),

@@ -96,7 +96,8 @@ def test_who_calls_a_method_reads_nothing_of_configurations():
 
 # ------------------------------------------------------------------------------------------------------------- configs
 
-SHORT = ("epochs=1", "n_train=100", "label_ratio=0.1", "batch_size=32", "threads=1")
+SHORT = ("epochs=1", "batch_size=32", "threads=1")
+KNOWN = ("image_folder", "npy", "table", "tables", "new_tables")  # whose labels are, so that nothing is split
 
 # Groups whose options are a part of another group, as they are typed.
 PLACED = {"score": "score@method.score"}
@@ -199,9 +200,10 @@ def composed(*overrides: str):
         return compose("train", list(overrides), return_hydra_config=True)
 
 
-def short(method: str) -> tuple[str, ...]:
+def short(method: str, data: str, n_train: int = 100) -> tuple[str, ...]:
     """What makes a run of a method short; without a network there is nothing to pre-train."""
-    return SHORT if method in WITHOUT_PRETRAINING else (*SHORT, "method.pretrain_epochs=0")
+    split = () if data in KNOWN else (f"n_train={n_train}", "label_ratio=0.1")
+    return (*SHORT, *split, *(() if method in WITHOUT_PRETRAINING else ("method.pretrain_epochs=0",)))
 
 
 def included(path: Path) -> set[str]:
@@ -241,7 +243,7 @@ def test_every_option_runs(command, data_folder, offline, monkeypatch, request, 
     monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))
     group, name = option.split("/")
     weights = [f"backbone.weights={request.getfixturevalue(WEIGHTS[option])}"] if option in WEIGHTS else []
-    outcome = command(f"{PLACED.get(group, group)}={name}", *short(name), *NEEDS.get(option, []), *weights)
+    outcome = command(f"{PLACED.get(group, group)}={name}", *short(name, name), *NEEDS.get(option, []), *weights)
     assert outcome.code == 0, outcome.err
     assert (outcome.directory / "metrics.json").is_file()
 
@@ -306,7 +308,7 @@ def test_every_experiment_runs(command, data_folder, monkeypatch, name):
     monkeypatch.setenv("ELITE_PL_DATA", str(data_folder))
     job = next(job for job in jobs(name) if "method=auto" not in job)  # which takes long, and runs above
     (method,) = (text.removeprefix("method=") for text in job if text.startswith("method="))
-    few = (*short(method), "n_train=60", "trainer.devices=1")  # a class has no more than that here
+    few = (*short(method, name, n_train=60), "trainer.devices=1")  # a class has no more than that here
     if name in ("tables", "new_tables"):
         rng = np.random.default_rng(0)
         x, y = rng.normal(size=(60, 3)), rng.permutation(np.repeat([1, -1, 0], 20))

@@ -261,6 +261,17 @@ def test_a_run_that_only_lacks_its_results_writes_them(command):
     assert results(command(*SHORT).directory) == expected
 
 
+@pytest.mark.parametrize(
+    "typed", ["pollution=0.1", "label_ratio=0.1", "n_train=100", "normal_class=3", "labeled_anomaly_classes=[1]"]
+)
+def test_known_labels_are_split_by_nobody(command, tmp_path, typed):
+    x, y = np.random.default_rng(0).normal(size=(60, 3)), np.repeat([1, -1, 0], [5, 5, 50])
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+    outcome = command("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", typed)
+    expected = f"error: {typed}: dataset.labels=known takes samples and labels as they are; it is for "
+    assert outcome.code == 2 and outcome.err.startswith(expected) and outcome.err.count("\n") == 1, outcome.err
+
+
 def test_known_labels_with_a_test_part(command):
     data = digits()
     y_train, y_test = (np.where(y == 3, 1, -1) for y in (data.y_train, data.y_test))

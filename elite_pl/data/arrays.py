@@ -40,6 +40,7 @@ class Arrays:
         encoding: How a row of a table becomes a vector, from `Encoding.to_plain`; None for other data.
         notes: Omissions and decisions on the way, a line each, for a person to read before training.
         raw_shape: Of one sample as it came, such as (H, W, C); None where it is kept as it came.
+        columns: The names of the features, of a data frame in memory; None where they have none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Arrays:
     encoding: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     raw_shape: tuple[int, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
 
 def make_arrays(
@@ -135,11 +137,13 @@ def resolve_class(given: int | str, arrays: Arrays, key: str = "normal_class") -
     ids, names = np.unique(arrays.y_train).tolist(), arrays.class_names or ()
     if str(given) in names and (found := names.index(str(given))) in ids:
         return found
-    with contextlib.suppress(ValueError):
-        if int(given) in ids and not any(name.lstrip("-").isdigit() for name in names):
-            return int(given)
-    there = describe_classes(arrays.y_train, arrays.class_names)
-    raise InputError(f"{key}={given}: {arrays.name} has no such class; it has {there}")
+    if str(given) not in map(str, ids) or any(name.lstrip("-").isdigit() for name in names):
+        there = describe_classes(arrays.y_train, arrays.class_names)
+        raise InputError(f"{key}={given}: {arrays.name} has no such class; it has {there}")
+    found = int(given)
+    if key == "normal_class" and "normal" in names and names[found] != "normal":
+        raise InputError(f"{key}={given}: is class {names[found]}; give {key}=normal, or another by its name")
+    return found
 
 
 def to_array(name: str, values: Any) -> np.ndarray:
@@ -156,9 +160,18 @@ def to_array(name: str, values: Any) -> np.ndarray:
         array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     except (TypeError, ValueError) as error:  # ragged lists, a tensor of bfloat16
         raise ValueError(f"{name} is no array of numbers ({one_line(error)})") from error
-    if array.dtype.kind == "O":
+    if array.dtype.kind == "O":  # as of a data frame with columns of several types
+        with contextlib.suppress(TypeError, ValueError):
+            if array.ndim and not any(isinstance(item, str | bytes) for item in array.flat):
+                return array.astype(np.float64)
         raise ValueError(f"{name} holds Python objects; expected numbers: fill gaps, and encode text and categories")
     return array
+
+
+def column_names(values: Any) -> tuple[str, ...] | None:
+    """The names of a data frame's columns; None of anything else, or if they are not a word each."""
+    names = tuple(getattr(values, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) and len({*names}) == len(names) else None
 
 
 def check_finite(name: str, array: np.ndarray) -> None:

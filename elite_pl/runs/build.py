@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -65,6 +66,7 @@ class Step:
     channels_last: bool = False
 
 
+SPLIT = ("pollution", "label_ratio", "n_train", "normal_class", "labeled_anomaly_classes")  # of data with classes
 STEP = [field.name for field in fields(Step)]
 
 
@@ -87,6 +89,7 @@ def make_data(config: Config, arrays: Arrays | None = None, *, keep_features: bo
         arrays = read_source(config)
     with data_errors(config, arrays):
         if arrays.labels == "known":
+            _refuse_split(config)
             normal_class = splits.NORMAL
             split = splits.known_labels(arrays.y_train, arrays.y_test, label_noise=config.label_noise, seed=config.seed)
         else:
@@ -126,6 +129,16 @@ def make_data(config: Config, arrays: Arrays | None = None, *, keep_features: bo
             features=features,
             feature_map=given("feature_map", config.feature_map, nn.Module),
         )
+
+
+def _refuse_split(config: Config) -> None:
+    """Refuses settings of a polluted split where labels are known, which would change nothing but a run's identity."""
+    train = cast(DictConfig, OmegaConf.load(str(resources.files("elite_pl.conf") / "train.yaml")))
+    for key in SPLIT:
+        value, default = getattr(config, key), (config.dataset if key in config.dataset else train)[key]
+        if value != default:
+            rule = "dataset.labels=known takes samples and labels as they are; it is for dataset.labels=classes"
+            raise InputError(f"{key}={value}: {rule}")
 
 
 def labeled_anomaly_classes(config: Config, arrays: Arrays, normal_class: int) -> list[int] | None:

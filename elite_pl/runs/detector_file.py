@@ -6,7 +6,7 @@ looked at before it is unpacked, and each value before it is used.
 In it: `format_version`, `method`, `network` and `score` (see `Recipe`), their `state` (weights and buffers by name),
 `sample_shape` as the network sees it, `preprocessing`, `features` (or None, see `FrozenFeatures`), `samples` (what raw
 ones are like, see `SampleFormat`), `encoding` (of the rows of a table, see `Encoding`, or None), `threshold`,
-`calibration` and `alarms` (see `TrainedDetector`, or None; not there in older files), `margin` (or None),
+`columns`, `calibration` and `alarms` (see `TrainedDetector`, or None; not there in older files), `margin` (or None),
 `training_scores` (or None) and the `config` of the training.
 """
 
@@ -80,7 +80,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"has version {version} of the format, and {reads}; update elite_pl")
         if version == 1:
             content = _of_31a127d(content)
-        content = {"calibration": None, "alarms": None, **content}  # not in older files
+        content = {"columns": None, "calibration": None, "alarms": None, **content}  # not in older files
         _check_types(content)
         return content
 
@@ -192,6 +192,7 @@ def _check_types(content: dict[str, Any]) -> None:
         "members": lambda value: _is_members(value, content["preprocessing"]["shift"]),
         "features": lambda value: value is None or _is_features(value),
         "samples": _is_format,
+        "columns": lambda value: value is None or _are_names(value, content["samples"]["shape"]),
         "encoding": lambda value: value is None or _is_encoding(value, content["samples"]["shape"]),
         "threshold": _is_finite,
         "calibration": lambda value: value is None or _is_calibration(value),
@@ -271,6 +272,11 @@ def _is_format(value: Any) -> bool:
         and isinstance(value["channels_last"], bool)
         and value["values"] in VALUES
     )
+
+
+def _are_names(value: Any, shape: list[int | None]) -> bool:
+    """Returns whether they name the features of samples of a shape, each by another word."""
+    return is_of(value, list[str]) and shape == [len(value)] and len({*value}) == len(value)
 
 
 def _is_encoding(value: Any, shape: list[int | None]) -> bool:

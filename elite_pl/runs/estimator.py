@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from elite_pl.annotations import is_of
 from elite_pl.data.arrays import to_array
 from elite_pl.errors import InputError
 from elite_pl.runs.fitting import fit
@@ -86,7 +87,7 @@ class EliteDetector(OutlierMixin, BaseEstimator):
             TrainingError: If training goes wrong.
         """
         samples, share = self._samples(X, reset=True), self.contamination
-        if share is not None and not 0 < share <= 0.5:
+        if not is_of(share, float | None) or (share is not None and not 0 < share <= 0.5):
             raise ValueError(f"contamination={share!r}: must be in (0, 0.5], or None")
         known = _labels(samples, y, labels)
         seed = self.random_state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,11 @@ import torch
 from numpy.typing import ArrayLike
 
 from elite_pl import cli
+from elite_pl.annotations import is_of
 from elite_pl.config import compose
-from elite_pl.data.arrays import Arrays, make_arrays, to_array, to_labels, to_samples
+from elite_pl.data.arrays import Arrays, column_names, make_arrays, to_array, to_labels, to_samples
 from elite_pl.errors import InputError, LabelError
-from elite_pl.runs.build import make_data, make_detector, make_trainer, use_threads
+from elite_pl.runs.build import SPLIT, make_data, make_detector, make_trainer, use_threads
 from elite_pl.runs.callbacks import History
 from elite_pl.runs.launch import takes_processes
 from elite_pl.runs.run import learn, trained_detector
@@ -27,10 +28,10 @@ from elite_pl.runs.trained import TrainedDetector
 
 RECOMMENDED = "auto"  # for data of one's own
 
-log = logging.getLogger(__name__)
-# Keys that the arguments of `fit` set, and keys of the command alone.
-NOT_HERE = {"dataset", "dataset.path", "dataset.labels", "dataset.source", "method", "seed"}
-NOT_HERE |= {"experiment", "hydra", "logger", "output_dir", "reuse", "study"}
+# Keys that the arguments of `fit` set, and keys and groups of the command alone.
+NOT_HERE = {"method", "seed", *SPLIT, "experiment", "output_dir", "reuse", "study"}
+GROUPS_NOT_HERE = {"dataset", "hydra", "logger"}
+OF_SAMPLES = {"dataset.size", "dataset.scaling", "dataset.release_scaling"}
 
 
 def fit(
@@ -68,10 +69,15 @@ def fit(
         ValueError: If x or y are not like that, the method cannot learn from them, or there are no such settings.
         TrainingError: If training goes wrong.
     """
+    if not is_of(method, str | None) or method == "":
+        raise ValueError(f"method={method!r}: must be the name of a method, or None")
+    typed = [overrides] if isinstance(overrides, str) else overrides
+    if not isinstance(typed, Sequence) or not all(isinstance(override, str) for override in typed):
+        raise ValueError(f"overrides={overrides!r}: must be a list of settings, such as ['epochs=50']")
     arrays = _arrays(x, y)
-    typed = [overrides] if isinstance(overrides, str) else list(overrides)
     for override in typed:
-        if (key := override.lstrip("+~").split("=")[0].split("@")[0]) in NOT_HERE:
+        key = re.split("[=@]", override.lstrip("+~"))[0]
+        if key not in OF_SAMPLES and (key in NOT_HERE or key.split(".")[0] in GROUPS_NOT_HERE):
             raise ValueError(f"overrides: {key} has no place here; x, y, method and seed say it, and nothing is kept")
     data = ["dataset=npz", "dataset.path=null", "dataset.labels=known", "logger=none"]
     try:
@@ -101,11 +107,12 @@ def _arrays(x: ArrayLike, y: ArrayLike) -> Arrays:
     if strange := sorted(set(labels.tolist()) - {1, -1, 0}):
         raise ValueError(f"y holds {strange[0]}; expected 1 (normal), -1 (anomaly) and 0 (unlabeled)")
     if set(labels.tolist()) == {1, 0}:
-        log.warning("y has no -1: 1 is normal, -1 an anomaly and 0 unlabeled")
+        warnings.warn("y has no -1: 1 is normal, -1 an anomaly and 0 unlabeled", stacklevel=3)
     if (unlabeled := int((labels == 0).sum())) < 2:
         raise ValueError(f"y has {unlabeled} unlabeled samples (0); training needs at least 2 beside the labeled ones")
     raw_shape, samples = samples.shape[1:], to_samples("x", samples)
-    return make_arrays("x", samples, labels, samples[:0], labels[:0], labels="known", raw_shape=raw_shape)
+    arrays = make_arrays("x", samples, labels, samples[:0], labels[:0], labels="known", raw_shape=raw_shape)
+    return replace(arrays, columns=column_names(x))
 
 
 def _fitted(spec: RunSpec, arrays: Arrays) -> TrainedDetector:

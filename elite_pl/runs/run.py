@@ -262,6 +262,7 @@ def trained_detector(
             if data.features
             else SampleFormat.of(Rows(data.arrays.x_train, index[:ENOUGH])[:], data.arrays.raw_shape)
         ),
+        columns=data.arrays.columns,
         encoding=None if data.arrays.encoding is None else Encoding.from_plain(data.arrays.encoding),
         threshold=decision.threshold,
         calibration=decision.calibration,

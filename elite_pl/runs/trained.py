@@ -8,14 +8,16 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from elite_pl.algorithm.calibration import Calibration
+from elite_pl.annotations import at_least, is_of
 from elite_pl.data import feature_maps
+from elite_pl.data.arrays import column_names, to_array
 from elite_pl.data.encoding import Encoding
 from elite_pl.data.features import FrozenFeatures
 from elite_pl.data.preprocessing import Preprocessing
@@ -43,6 +45,7 @@ class TrainedDetector(nn.Module):
         preprocessing: Applied to raw samples.
         features: The network whose features take the place of the samples, before anything else; None for none.
         samples: Format of raw samples.
+        columns: The names of their features, where it was trained on a data frame; None where they have none.
         encoding: How a row of a table becomes a raw sample; None for other data.
         threshold: The score above which a sample is called an anomaly.
         calibration: From scores to probabilities of an anomaly; None where nothing was cross-fitted.
@@ -66,6 +69,7 @@ class TrainedDetector(nn.Module):
         preprocessing: Preprocessing,
         features: FrozenFeatures | None,
         samples: SampleFormat,
+        columns: tuple[str, ...] | None = None,
         encoding: Encoding | None,
         threshold: float,
         calibration: Calibration | None = None,
@@ -80,7 +84,7 @@ class TrainedDetector(nn.Module):
         self.register_buffer("shift", preprocessing.shift)
         self.register_buffer("scale", preprocessing.scale)
         self.feature_map = preprocessing.feature_map
-        self.features, self.encoding = features, encoding
+        self.features, self.columns, self.encoding = features, columns, encoding
         self.samples, self.threshold, self.margin = samples, threshold, margin
         self.calibration, self.alarms = calibration, alarms
         self.training_scores, self.config = training_scores, config
@@ -101,9 +105,9 @@ class TrainedDetector(nn.Module):
         """The anomaly scores of samples, higher for the more anomalous.
 
         Args:
-            x: Raw samples as in training, shape (n, ...), any number: an array, a tensor, lists or a data frame. Of a
-                detector that was trained on a table, a data frame (polars, pandas) with the same columns, in any order,
-                or arrays by their names.
+            x: Raw samples as in training, shape (n, ...), any number: an array, a tensor, lists or a data frame, whose
+                columns may be in any order if training saw their names. Of a detector that was trained on a table, a
+                data frame (polars, pandas) with the same columns or arrays by their names.
             batch_size: How many are scored at a time; None for as many as are fast.
 
         Returns:
@@ -114,6 +118,10 @@ class TrainedDetector(nn.Module):
         """
         if self.encoding is not None and (isinstance(x, Mapping) or hasattr(x, "columns")):
             return self.score_checked(encoded(x, self.encoding), batch_size)
+        if self.columns is not None and (names := column_names(x)) is not None:
+            if absent := [name for name in self.columns if name not in names]:
+                raise ValueError(f"x has no column {', '.join(absent)}; expected those of training")
+            x = to_array("x", x)[:, [names.index(name) for name in self.columns]]
         return self.score_checked(self.samples.checked("x", x), batch_size)
 
     @property
@@ -124,6 +132,9 @@ class TrainedDetector(nn.Module):
     @torch.inference_mode()
     def score_checked(self, values: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """As `score`, of an array that `samples.checked` has returned."""
+        if not len(values) or not is_of(batch_size, Annotated[int, at_least(1)] | None):
+            wrong = f"batch_size={batch_size}: must be a whole number of at least 1, or None"
+            raise ValueError(wrong if len(values) else "x has no rows; expected at least one sample")
         self.eval()
         size = batch_size or self.chunk
         chunks = (torch.tensor(values[i : i + size], device=self.shift.device) for i in range(0, len(values), size))
@@ -177,6 +188,7 @@ class TrainedDetector(nn.Module):
             },
             "features": self.features and self.features.to_plain(),
             "samples": {**self.samples._asdict(), "shape": list(self.samples.shape)},
+            "columns": self.columns and list(self.columns),
             "encoding": self.encoding and self.encoding.to_plain(),
             "threshold": self.threshold,
             "calibration": self.calibration and self.calibration._asdict(),
@@ -255,6 +267,7 @@ def load(
         preprocessing=preprocessing,
         features=features,
         samples=samples,
+        columns=content["columns"] and tuple(content["columns"]),
         encoding=content["encoding"] and Encoding.from_plain(content["encoding"]),
         threshold=content["threshold"],
         calibration=content["calibration"] and Calibration(**content["calibration"]),

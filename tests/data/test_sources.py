@@ -263,6 +263,14 @@ def test_resolve_class(load):
             resolve_class(wrong, arrays)
 
 
+def test_the_id_of_another_class_than_normal_is_likely_a_slip(load):
+    words = load(**four(y_train=np.array(["normal", "anomaly"] * 10)))
+    assert resolve_class("normal", words) == resolve_class(1, words) == resolve_class(0, words, "labeled_classes") + 1
+    assert resolve_class("anomaly", words) == 0
+    with pytest.raises(InputError, match=r"^normal_class=0: is class anomaly; give normal_class=normal, or"):
+        resolve_class(0, words)
+
+
 # torchvision
 
 

@@ -317,6 +317,9 @@ ATTACKS = {
     "an object": lambda content: content["config"].update(more=collections.Counter("abc")),
     "code": lambda content: content["config"].update(more=Reduced()),
     "a terabyte": lambda content: content["config"].update(more=Bytes()),
+    "names for other features": lambda content: content.update(columns=["a"]),
+    "a number for a name": lambda content: content.update(columns=list(range(content["samples"]["shape"][0]))),
+    "a name twice": lambda content: content.update(columns=["a"] * content["samples"]["shape"][0]),
     "text for a version": lambda content: content.update(format_version="2"),
     "version 0": lambda content: content.update(format_version=0),
 }
@@ -347,7 +350,7 @@ def test_trees_that_attack(forest, attack):
 
 
 def test_whatever_is_missing_is_missed(new):
-    for key in set(new) - {"format_version", "calibration", "alarms"}:  # which older files lack
+    for key in set(new) - {"format_version", "columns", "calibration", "alarms"}:  # which older files lack
         content = copy.deepcopy(new)
         del content[key]
         refused(saved(content), key)

@@ -170,6 +170,7 @@ def test_other_random_states():
         ({}, data()[1] + 1, "labels holds 2; expected 1 .normal., -1 .anomaly. and 0"),
         ({}, np.where(data()[1] < 0, -1, 1), "labels has 0 unlabeled samples"),
         ({"method": "deep_sad"}, None, "deep_sad learns from labels"),
+        ({"contamination": "auto"}, None, r"contamination='auto': must be in \(0, 0.5\], or None"),
         ({"contamination": 0.7}, None, r"contamination=0.7: must be in \(0, 0.5\], or None"),
         ({"method": "elite"}, None, "elite_svdd"),
     ],
