@@ -218,4 +218,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "<math" in (tmp_path / "method.html").read_text()
+    assert "Posterior.hidden" in (tmp_path / "api" / "elite_pl.algorithm.calibration.html").read_text()
     assert not re.findall(r'(?:src|href)="http[^"]+\.(?:js|css)', (tmp_path / "index.html").read_text())
