@@ -14,6 +14,7 @@ from elite_pl.addresses import PUBLIC, renamed
 from elite_pl.config import instantiate
 from elite_pl.data.arrays import Arrays
 from elite_pl.data.sources.torchvision_sets import copy_of, official_files
+from elite_pl.data.sources.user_data import some
 from elite_pl.data.splits import NORMAL, Split
 from elite_pl.errors import InputError, input_errors, one_line
 from elite_pl.files import with_formula
@@ -282,8 +283,7 @@ def _keep_list(run: AuditedRun, path: Path, there: set[int]) -> list[int]:
     names = [row[header.index(key)] for row in rows[1:]]
     found = [places.get(name) or places.get(with_formula(name)) for name in names]
     if strange := [name for name, place in zip(names, found, strict=True) if place is None]:
-        shown = ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
-        raise ValueError(f"{len(strange)} of {len(names)} are no unlabeled or normal training samples: {shown}")
+        raise ValueError(f"{len(strange)} of {len(names)} are no unlabeled or normal training samples: {some(strange)}")
     return [i for place in found for i in place or ()]
 
 

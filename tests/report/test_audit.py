@@ -301,6 +301,7 @@ def test_bad_input_gets_a_line(command, shown, photos, tmp_path):
     refused(shown(run, "-o", "file/there"), "-o file/there", "is not a directory")
     for text, words in {
         "index\n999\n": ("1 of 1 are no unlabeled or normal training samples: 999",),
+        "index\n" + "".join(f"{i}\n" for i in range(993, 1000)): ("7 of 7 are no", ": 993, ", ", 997 and 2 more"),
         "path\nunlabeled/00.png\nunlabeled/none.png\n": ("1 of 2", "unlabeled/none.png"),
         "name\n1\n": ("its first line is name", "index or path"),
         "index,path\n1\n": ("row 2 does not have 2 values",),
