@@ -65,10 +65,8 @@ def open_input(path: str, detector: TrainedDetector, shard: tuple[int, int], ski
     Raises:
         ValueError: If it is not there, or not what the detector was trained on.
     """
-    is_folder, right = (
-        Path(path).expanduser().is_dir(),
-        "a folder of images, a table (.csv, .parquet) or an array (.npy)",
-    )
+    is_folder = Path(path).expanduser().is_dir()
+    right = "a folder of images, a table (.csv, .parquet) or an array (.npy)"
     kind = "" if is_folder else existing(path, f"expected {right}").suffix.lower()
     if kind in TABLES:
         return _table(path, detector, shard)
