@@ -203,6 +203,13 @@ def test_an_npz_file(command, what):
     refused(command("dataset=npz", "dataset.path=own.npz", "label_ratio=0.1", "n_train=20"), "own.npz", word)
 
 
+@pytest.mark.parametrize("typed", ["dataset.labels=guess", "dataset.test_fraction=1"])
+def test_settings_of_an_npz_file(command, typed):
+    np.savez("own.npz", x=X, y=Y)
+    right = "must be known or classes" if "labels" in typed else "must be a number between 0 and 1"
+    refused(command("dataset=npz", "dataset.path=own.npz", typed), f"{typed}: {right}")
+
+
 def test_an_npz_file_whose_parts_are_no_arrays(command):
     with zipfile.ZipFile("own.npz", "w") as file:
         file.writestr("x.npy", "no array")

@@ -228,12 +228,12 @@ def test_files_that_are_no_npz(tmp_path):
 
 def test_settings_are_checked(tmp_path):
     path = write(tmp_path / "mine.npz", **four())
-    with pytest.raises(InputError, match=r"^dataset\.labels=guess: must be classes"):
+    with pytest.raises(ValueError, match=r"^labels=guess: must be known or classes$"):
         npz(path, "guess", 0.3)
     for fraction in (0, 1, float("nan")):
-        with pytest.raises(InputError, match=f"^dataset.test_fraction={fraction}: "):
+        with pytest.raises(ValueError, match=f"^test_fraction={fraction}: must be a number between 0 and 1$"):
             npz(path, "classes", fraction)
-    with pytest.raises(InputError, match=r"^dataset\.path=null: "):
+    with pytest.raises(InputError, match=r"^dataset\.path=: "):
         npz("", "classes", 0.3)
 
 

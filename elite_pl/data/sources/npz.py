@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, check_finite, make_arrays, to_labels, to_samples
-from elite_pl.data.sources.user_data import relabeled
+from elite_pl.data.sources.user_data import Fraction, Labels, relabeled
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
 
-def npz(path: str, labels: str, test_fraction: float, labels_file: str | None = None) -> Arrays:
+@checked
+def npz(path: str, labels: Labels, test_fraction: Fraction, labels_file: str | None = None) -> Arrays:
     """Loads a user's own data set: `x_train y_train x_test y_test`, or `x y` alone, and optionally `classes` (names).
 
     Vectors are (n, D) of any real type, taken as float32 as they are. Images are (n, H, W), (n, H, W, C) or
@@ -35,12 +37,8 @@ def npz(path: str, labels: str, test_fraction: float, labels_file: str | None = 
     Raises:
         InputError: The file or an array in it is not as described.
     """
-    if labels not in ("classes", "known"):
-        raise InputError(f"dataset.labels={labels}: must be classes (class ids or names) or known (1, -1, 0)")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"dataset.test_fraction={test_fraction}: must be a number between 0 and 1")
     if not path:
-        raise InputError("dataset.path=null: must be the path of an npz file")
+        raise InputError("dataset.path=: must be the path of an npz file")
     if labels_file is not None and labels == "classes":
         raise InputError(f"dataset.labels_file={labels_file}: is for dataset.labels=known")
     file = Path(path).expanduser()
