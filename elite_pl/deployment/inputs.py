@@ -11,12 +11,11 @@ import numpy as np
 
 from elite_pl.data.sources.images import SUFFIXES as IMAGES
 from elite_pl.data.sources.images import explained, image_names, read_images
-from elite_pl.data.sources.npy import load_array
+from elite_pl.data.sources.npy import load_array, reason
 from elite_pl.data.sources.table import SUFFIXES as TABLES
 from elite_pl.data.sources.table import columns_of, import_polars, row_ids
 from elite_pl.data.sources.table_parts import open_table
 from elite_pl.data.sources.user_data import existing, some
-from elite_pl.errors import one_line
 from elite_pl.runs.trained import NUMBERS, TrainedDetector
 
 ARRAYS = (".npy", ".npz")
@@ -204,7 +203,8 @@ def _of_npz(path: str) -> np.ndarray:
     Raises:
         ValueError: If there is none, or the file is damaged.
     """
-    file = existing(path, "expected a file that numpy.savez writes")
+    right = "expected a file that numpy.savez writes"
+    file = existing(path, right)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
@@ -214,5 +214,5 @@ def _of_npz(path: str) -> np.ndarray:
                     raise TypeError(f"{name} is no array")
                 return x
     except Exception as error:  # whatever the unpacking of a foreign file stumbles over
-        raise ValueError(f"is no npz file of numbers, or is damaged ({one_line(error)})") from error
+        raise ValueError(f"is no npz file of numbers, or is damaged{reason(error)}; {right}") from error
     raise ValueError(f"holds {some(names) or 'nothing'}; expected one array, or one called x")

@@ -102,10 +102,18 @@ def header(shape: tuple[int, ...]) -> bytes:
     return file.getvalue()
 
 
+def long_header() -> bytes:
+    """A head that NumPy reads only if it may unpickle, too."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(3, [(f"a name {i}", "f4") for i in range(1000)]))
+    return file.getvalue()
+
+
 BAD = {
     "no file": (None, ("no such file",)),
     "nothing": (b"", ("is not a .npy file",)),
-    "text": (b"a,b\n1,2\n", ("is not a .npy file",)),
+    "text": (b"a,b\n1,2\n", ("x.npy: is not a .npy file, or is damaged; expected a file that numpy.save writes",)),
+    "a long head": (long_header(), ("x.npy: is not a .npy file, or is damaged; expected",)),
     "cut": ("cut", ("is not a .npy file, or is damaged",)),
     "more than there is": (header((2**62, 2**10)), ("is not a .npy file, or is damaged",)),
     "npz": ("npz", ("is an npz file; dataset=npz reads it",)),

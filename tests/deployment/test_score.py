@@ -300,6 +300,8 @@ TYPED = {
     "d.pt two.npz": "two.npz: holds a, b; expected one array, or one called x",
     "d.pt nothing.npz": "nothing.npz: is no npz file",
     "d.pt words.npz": "words.npz: is no npz file of numbers, or is damaged (x is no array)",
+    "d.pt text.npz": "text.npz: is no npz file of numbers, or is damaged; expected a file that numpy.savez writes",
+    "d.pt objects.npz": "objects.npz: is no npz file of numbers, or is damaged; expected a file",
 }
 
 
@@ -314,6 +316,8 @@ def test_what_is_typed(call, of_vectors, typed):
     np.save("objects.npy", np.full((3, 5), None))
     np.save("empty.npy", x[:0])
     np.savez("one.npz", x=x[0, :3])
+    np.savez("objects.npz", x=np.full((3, 5), None))
+    Path("text.npz").write_text("a,b\n1,2\n")
     np.savez("two.npz", a=x, b=x)
     with zipfile.ZipFile("words.npz", "w") as file:
         file.writestr("x.npy", "no array")

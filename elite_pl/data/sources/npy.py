@@ -94,11 +94,16 @@ def load_array(path: str, on_disk: bool) -> np.ndarray:
     except Exception as error:  # whatever the unpacking of a foreign file stumbles over
         if "Python objects" in str(error) or "Object arrays" in str(error):
             raise ValueError("holds Python objects; expected one array of numbers without gaps") from None
-        raise ValueError(f"is not a .npy file, or is damaged ({one_line(error)}); {RIGHT}") from error
+        raise ValueError(f"is not a .npy file, or is damaged{reason(error)}; {RIGHT}") from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise ValueError("is an npz file; dataset=npz reads it")
     return array
+
+
+def reason(error: Exception) -> str:
+    """What NumPy says of a file, in brackets; nothing where it advises to unpickle it, which can run code."""
+    return "" if "pickle" in str(error) else f" ({one_line(error)})"
 
 
 def _samples(key: str, path: str) -> tuple[np.ndarray, tuple[int, ...]]:
