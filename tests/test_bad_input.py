@@ -203,6 +203,17 @@ def test_an_npz_file(command, what):
     refused(command("dataset=npz", "dataset.path=own.npz", "label_ratio=0.1", "n_train=20"), "own.npz", word)
 
 
+@pytest.mark.parametrize("y, shown", [([1, -1, 0], "1, -1 and 0"), ([0, -1, 0], "-1 and 0")])
+def test_known_labels_that_are_read_as_classes(command, y, shown):
+    np.savez("own.npz", x=X, y=np.tile(y, 20))
+    right = "dataset.labels=known reads them so; classes need names, or ids from 0"
+    line = refused(
+        command("dataset=npz", "dataset.path=own.npz"), f"own.npz: y holds {shown}, as known labels do", right
+    )
+    np.savez("own.npz", x_train=X, y_train=np.tile(y, 20), x_test=X, y_test=Y)
+    assert refused(command("dataset=npz", "dataset.path=own.npz")) == line.replace("y holds", "y_train holds")
+
+
 @pytest.mark.parametrize("typed", ["dataset.labels=guess", "dataset.test_fraction=1"])
 def test_settings_of_an_npz_file(command, typed):
     np.savez("own.npz", x=X, y=Y)

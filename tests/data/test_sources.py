@@ -190,6 +190,12 @@ def test_refused(load, tmp_path, fault):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ids", [(0, 1), (-1, 1), (-1, 0, 1, 2), ("-1", "0", "1")])
+def test_classes_that_do_not_look_like_known_labels(load, ids):
+    y = np.resize(ids, 20)
+    assert load(**four(y_train=y)).labels == load(x=VECTORS, y=y).labels == "classes"
+
+
 @pytest.mark.parametrize(
     ("y_train", "y_test", "message"),
     [

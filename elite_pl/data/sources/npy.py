@@ -10,7 +10,7 @@ import numpy as np
 from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, channels_last, check_finite, make_arrays, to_labels, to_samples
 from elite_pl.data.rows import Rows
-from elite_pl.data.sources.user_data import Fraction, Labels, check_known, existing, known, relabeled
+from elite_pl.data.sources.user_data import Fraction, Labels, check_classes, check_known, existing, known, relabeled
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
@@ -57,6 +57,9 @@ def npy(
         raise InputError(f"dataset.{key}=null: dataset.test_path and dataset.test_labels_path go together")
     x, raw_shape = _samples("path", path)
     y = np.zeros(len(x), dtype=np.int64) if labels_path is None else _labels("labels_path", labels_path, labels, len(x))
+    if labels == "classes":
+        with input_errors(f"dataset.labels_path={labels_path}"):
+            check_classes("the array", y)
     picked = None
     if labels_file is not None:
         y, picked = relabeled(y, None, labels_file, "samples")

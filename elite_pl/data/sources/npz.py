@@ -10,7 +10,7 @@ import numpy as np
 
 from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, check_finite, make_arrays, to_labels, to_samples
-from elite_pl.data.sources.user_data import Fraction, Labels, relabeled
+from elite_pl.data.sources.user_data import Fraction, Labels, check_classes, relabeled
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
@@ -70,6 +70,8 @@ def read_npz(
         parted = reader.has("x_train") or reader.has("y_train") or not (reader.has("x") or reader.has("y"))
         train = ("x_train", "y_train") if parted else ("x", "y")
         x_train, y_train, raw_shape = reader.part(*train)
+        if labels == "classes":
+            check_classes(train[1], y_train)
         x_test, y_test = x_train[:0], y_train[:0]
         if parted and (labels == "classes" or reader.has("x_test") or reader.has("y_test")):
             x, y, _ = reader.part("x_test", "y_test", may_be_empty=labels == "known")

@@ -74,6 +74,23 @@ def known(what: str, words: Iterable[str | None]) -> np.ndarray:
     return np.array([MEANING[word] for word in found], dtype=np.int64)
 
 
+def check_classes(what: str, y: np.ndarray) -> None:
+    """Refuses ids of classes that look like known labels: unlabeled samples would be a class of their own.
+
+    Args:
+        what: Their name in the message.
+        y: Of the training samples, (n,).
+
+    Raises:
+        ValueError: If there are -1 and 0, and nothing else but 1.
+    """
+    found = [] if y.dtype.kind == "U" else np.unique(y).tolist()
+    if {ANOMALY, UNLABELED} <= set(found) <= {NORMAL, ANOMALY, UNLABELED}:
+        shown = "1, -1 and 0" if NORMAL in found else "-1 and 0"
+        right = "dataset.labels=known reads them so; classes need names, or ids from 0"
+        raise ValueError(f"{what} holds {shown}, as known labels do (1 normal, -1 anomaly, 0 unlabeled); {right}")
+
+
 def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
     """Refuses labels that leave nothing to learn from, or a test set that tells nothing.
 
