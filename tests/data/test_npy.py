@@ -172,14 +172,26 @@ def test_labels_that_are_wrong(y, words):
         ({"labels": "classes", "labels_path": None}, ("dataset.labels_path=null",)),
         ({"test_path": "x.npy"}, ("dataset.test_labels_path=null",)),
         ({"test_labels_path": "y.npy"}, ("dataset.test_path=null",)),
-        ({"test_path": "x.npy", "test_labels_path": "y.npy"}, ("48 of 60 test samples have no label",)),
+        (
+            {"test_path": "x.npy", "test_labels_path": "y.npy"},
+            ("dataset.test_labels_path=y.npy: 48 of 60 test samples have no label",),
+        ),
+        (
+            {"test_path": "x.npy", "test_labels_path": "ones.npy"},
+            ("dataset.test_labels_path=ones.npy: all 60 test samples are normal",),
+        ),
         ({"test_path": "images.npy", "test_labels_path": "y1.npy"}, ("samples are",)),
-        ({"labels_path": "y1.npy"}, ("0 of 60 training samples are unlabeled",)),
+        ({"labels_path": "y1.npy"}, ("dataset.labels_path=y1.npy: 0 of 60 training samples are unlabeled",)),
+        (
+            {"labels": "classes"},
+            ("dataset.labels_path=y.npy: the array holds 1, -1 and 0, as known labels do", "=known"),
+        ),
         ({"path": "pipe.npy"}, ("neither a file nor a folder",)),
         ({"path": "."}, ("is a folder",)),
     ],
 )
 def test_settings_that_are_wrong(settings, words):
     os.mkfifo("pipe.npy")
+    np.save("ones.npy", np.ones(N))
     np.save("y1.npy", np.where(np.arange(N) % 2, 1, -1))
     refused_by(lambda: load(**settings), *words)

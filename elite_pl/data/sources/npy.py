@@ -73,9 +73,12 @@ def npy(
         x, y, x_test, y_test = x[in_train], y[in_train], x[in_test], y[in_test]
     else:
         x_test, y_test = x[:0], y[:0]
-    with input_errors(f"dataset.path={path}"):
-        if labels == "known":
+    if labels == "known":
+        with input_errors(f"dataset.path={path}" if labels_path is None else f"dataset.labels_path={labels_path}"):
+            check_known(y, y_test[:0], "samples")
+        with input_errors(f"dataset.test_labels_path={test_labels_path}"):
             check_known(y, y_test, "samples")
+    with input_errors(f"dataset.path={path}"):
         arrays = make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
     return replace(arrays, picked_train=picked)
 
