@@ -383,6 +383,13 @@ def test_settings_that_are_wrong(settings, words):
     refused_by(lambda: load(**settings), *words)
 
 
+def test_known_labels_are_no_classes():
+    write("own.csv", {"a": [1, 2, 3, 4], "label": [1, -1, 0, 0]})
+    refused_by(
+        lambda: load(labels="classes"), "dataset.path=own.csv: column label holds 1, -1 and 0", "dataset.labels=known"
+    )
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -18,7 +18,16 @@ import numpy as np
 from elite_pl.annotations import at_least, checked
 from elite_pl.data.arrays import Arrays, make_arrays
 from elite_pl.data.encoding import Coded, Encoding, Words
-from elite_pl.data.sources.user_data import Fraction, Labels, check_known, existing, known, relabeled, some
+from elite_pl.data.sources.user_data import (
+    Fraction,
+    Labels,
+    check_classes,
+    check_known,
+    existing,
+    known,
+    relabeled,
+    some,
+)
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors
 
@@ -86,6 +95,9 @@ def table(
             return frame, label(f"column {label_column}", found), ids
 
     frame, y, ids = read("path", path)
+    if labels == "classes":
+        with input_errors(f"dataset.path={path}"):
+            check_classes(f"column {label_column}", y)
     picked = None
     if labels_file is not None:
         y, picked = relabeled(y, ids, labels_file, "rows")
