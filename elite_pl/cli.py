@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import warnings
@@ -19,7 +20,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import OverrideType, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -90,7 +91,7 @@ def arguments() -> list[str]:
 
 def cell_by_cell(text: str) -> str:
     """An override of a sweep; a key of a group as one of its cells, since the default option may not have it."""
-    override = OverridesParser.create().parse_override(text)
+    (override,) = OverridesParser.create().parse_overrides([text])
     group, dot, _ = override.key_or_group.partition(".")
     value = text.partition("=")[2]
     if group not in config.GROUPS or not (dot and value) or override.is_sweep_override():
@@ -150,6 +151,8 @@ def one_line(error: BaseException) -> str:
 
 def _explanation(error: BaseException) -> str:
     """Explains an error of Hydra or OmegaConf in terms of the command line."""
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override, str(error))
     lines = [line.strip() for line in str(error).splitlines()] or [""]
     if lines[0].startswith("Config group override must be"):
         return _groups()
@@ -161,9 +164,6 @@ def _explanation(error: BaseException) -> str:
         if "is not a ListConfig" in cause:
             return f"{typed}: expected a list in brackets: '{key}=[{value}]'"
         return f"{typed}: {cause}"
-    if lines[0].startswith("LexerNoViableAltException"):
-        key, _, value = lines[0].removeprefix("LexerNoViableAltException: ").partition("=")
-        return f"{key}={value}: has characters that need quotes; '{key}=\"{value}\"'"
     if lines[0].startswith("Ambiguous value for argument"):
         typed = lines[0].removeprefix("Ambiguous value for argument ").strip("'")
         key, _, value = typed.partition("=")
@@ -189,9 +189,6 @@ def _explanation(error: BaseException) -> str:
         close = difflib.get_close_matches(name, there)
         hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(there)}"
         return f"{group}={name}: no such option; {hint}"
-    open_ones = [text for text in sys.argv[1:] if any(text.count(a) != text.count(b) for a, b in ("()", "[]", "{}"))]
-    if open_ones and isinstance(error, OverrideParseException):
-        return f"{open_ones[0]}: has a bracket without its counterpart"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", lines[0]):
         return f"{missing.group(1)}: has no value; give {missing.group(1)}=VALUE"
     if "Config search path:" in lines:
@@ -200,6 +197,46 @@ def _explanation(error: BaseException) -> str:
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | Warning):
         kept = f"{type(error).__name__}: {kept}"
     return re.sub(", set env var HYDRA_FULL_ERROR=1[^.]*", "", kept)
+
+
+def _unreadable(typed: str, error: str) -> str:
+    """Explains why an override cannot be read, and how it is typed in a shell if its value is text.
+
+    Args:
+        typed: The override.
+        error: What Hydra's parser says.
+    """
+    key, equals, value = typed.partition("=")
+    if not equals or not _readable(f"{key}=0"):
+        return f"{typed or repr(typed)}: expected KEY=VALUE, in quotes if it has spaces"
+    if value.startswith("[") and value.endswith("]"):
+        parts = re.findall(r"""(?:"[^"]*"|'[^']*'|[^,])+""", value[1:-1])  # commas in quotes are no ends
+        text = f"[{','.join(part if _readable(f'{key}={part}') else _quoted(part) for part in parts)}]"
+    else:
+        text = _quoted(value)
+    why = "has characters that need quotes"
+    if any(value.count(a) != value.count(b) for a, b in ("()", "[]", "{}")):
+        why = "has a bracket without its counterpart"
+    elif unknown := re.search(r"Unknown function '(\w+)'\s+Available: (\S+)", error):
+        if close := difflib.get_close_matches(unknown[1], unknown[2].split(","), n=1):
+            why = f"there is no {unknown[1]}(...); did you mean {close[0]}(...)?"
+    elif call := re.search(r" while evaluating '.*': (.+)", error):
+        why = call[1]
+    return f"{typed}: {why}; as text: {shlex.quote(f'{key}={text}')}"
+
+
+def _readable(typed: str) -> bool:
+    """Returns whether Hydra can parse an override."""
+    try:
+        OverridesParser.create().parse_override(typed)
+    except HydraException:
+        return False
+    return True
+
+
+def _quoted(text: str) -> str:
+    """A text in quotes, as Hydra's parser takes it."""
+    return QuotedString(text.strip(), Quote.double).with_quotes()
 
 
 def _hint(key: str, roots: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Bad input through the command: one clear line that names the key or file, exit code 2, nothing left behind."""
 
+import shlex
 import socket
 import zipfile
 from pathlib import Path
@@ -39,7 +40,10 @@ TYPED = {
     "dataset.pth=rows.csv": ("dataset.pth: no such key; did you mean dataset.path?",),
     "method.optimizr.lr=1": ("method.optimizr.lr: no such key; did you mean method.optimizer.lr?",),
     "method.trees=3": ("method.trees: no such key of the chosen method",),
-    "normal_class=range(10": ("normal_class=range(10: has a bracket without its counterpart",),
+    "normal_class=range(10": ("normal_class=range(10: has a bracket without its counterpart; as text: '",),
+    "seed=rnge(3)": ("seed=rnge(3): there is no rnge(...); did you mean range(...)?",),
+    "seed=interval(1)": ("seed=interval(1): missing a required argument: 'end'; as text: ",),
+    "rows.csv": ("rows.csv: expected KEY=VALUE",),
     "pollution=1": ("pollution=1.0", "[0, 1)"),
     "pollution=-0.1": ("pollution=-0.1", "[0, 1)"),
     "pollution=much": ("pollution", "much"),
@@ -142,6 +146,19 @@ TYPED |= {
 @pytest.mark.parametrize("typed", TYPED)
 def test_what_is_typed(command, typed):
     refused(command(typed), *TYPED[typed])
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+@pytest.mark.parametrize("name", ["rows(1).csv", "rows=1.csv", "[x].csv", "{a}.csv", "rows (1", 'O\'Neil "x".csv'])
+def test_text_that_needs_quotes_is_shown_with_them(command, name, sweep):
+    line = refused(command("dataset=table", f"dataset.path={name}", *sweep), f"error: dataset.path={name}: has ")
+    (quoted,) = shlex.split(line.split("; as text: ")[1])
+    refused(command("dataset=table", quoted), f"dataset.path={name}: no such file")
+
+
+def test_of_a_list_what_needs_quotes_is_shown_with_them(command):
+    line = refused(command("dataset=table", 'dataset.drop_columns=[Amount (USD), "Net, (b)", c]'), "need quotes")
+    assert line.endswith("""as text: 'dataset.drop_columns=["Amount (USD)", "Net, (b)", c]'"""), line
 
 
 SPLITS = {

@@ -104,6 +104,7 @@ def test_a_trial_that_fails_is_told(searched):
         (["epochs=1,2", "--trial", "few"], "argument --trials: invalid int value: 'few'"),
         (["--bogus", "epochs=1,2"], "unrecognized arguments: --bogus"),
         (["epochs=range(0)"], "epochs=range(0): has no values"),
+        (["epochs=1,2", "dataset.path=[x].csv"], """quotes; as text: 'dataset.path="[x].csv"'"""),
         (["method.optimizer.lr=interval(1e-3,inf)"], "from a lower to a higher number"),
         (["epochs=1,2", "threads=100000000"], "threads=100000000: must be at most"),
     ],
