@@ -127,7 +127,7 @@ def log_to_stderr() -> None:
 
 def quiet_runs(quiet: bool) -> None:
     """Turns the messages of single runs off (or on), as in a sweep, which prints one line per run."""
-    for name in ("runs.run", "progress"):
+    for name in ("progress", "runs.candidates", "runs.decision", "runs.ensembles", "runs.run"):
         logging.getLogger(f"elite_pl.{name}").setLevel(logging.WARNING if quiet else logging.NOTSET)
 
 

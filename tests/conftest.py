@@ -16,7 +16,7 @@ from PIL import Image
 
 torch.set_num_threads(1)
 
-from elite_pl import train  # noqa: E402
+from elite_pl import cli, train  # noqa: E402
 from elite_pl.runs import plots  # noqa: E402
 
 PLOTS = ("roc_plot", "score_plot", "suspicion_plot", "curves_plot", "meta_gradient_plot")
@@ -98,6 +98,7 @@ def call(capfd, monkeypatch, tmp_path):
             main([str(argument) for argument in arguments])
         except SystemExit as exit:
             code = int(exit.code or 0)
+        cli.quiet_runs(False)  # a process ends with its command
         streams = capfd.readouterr()
         return Outcome(code, streams.out, streams.err)
 

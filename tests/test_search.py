@@ -1,11 +1,11 @@
 """The search over settings: what it finds, what it must not see, and how it goes on."""
 
 import csv
-import logging
 import os
 import shlex
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +18,9 @@ RATES = "method.optimizer.lr=1e-9,1e-2"
 
 
 @pytest.fixture
-def searched(monkeypatch, capfd, tmp_path):
+def searched(call):
     """Runs `python -m elite_pl.search ARGUMENTS` in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    log = logging.getLogger("elite_pl")
-    monkeypatch.setattr(log, "handlers", log.handlers)
-    monkeypatch.setattr(log, "propagate", log.propagate)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = 0
-        try:
-            search.main(arguments)
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        return code, *capfd.readouterr()
-
-    return call
+    return lambda *arguments: astuple(call(search.main, *arguments))
 
 
 def trials(study: str = "runs") -> list[dict[str, str]]:

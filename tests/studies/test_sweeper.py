@@ -16,6 +16,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from hydra import initialize_config_module
@@ -498,6 +499,17 @@ def test_progress_is_one_line_a_run(command):
         assert re.fullmatch(expected, line), line
     found = [metrics["test/auroc"] for directory, metrics in results().items() if "elite" in str(directory)]
     assert f"mean {sum(found) / 2:.4f} (n = 2)" in lines[-1]
+
+
+def test_progress_is_one_line_a_run_of_several_trainings_with_a_threshold_from_labels(command):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, -1], [60, 5, 5])
+    np.savez("own.npz", x_train=rng.normal(size=(70, 3)) + (y < 0)[:, None], y_train=y)
+    data = ("dataset=npz", "dataset.path=own.npz", "dataset.labels=known", "n_train=null", "threads=1", "logger=none")
+    slow = [f"~method.candidates.vectors.{name}" for name in ("elite_tabular", "elite_on_a_center", "extra_trees")]
+    for typed in (["method=extra_trees", "ensemble=2", "method.trees=10"], ["method=auto", *slow]):
+        outcome = command("-m", *data, *typed, "pictures=false")
+        assert outcome.code == 0 and len(outcome.err.splitlines()) == 2, outcome.err
 
 
 @pytest.mark.parametrize(
