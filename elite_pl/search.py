@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("elite_pl")
 SHOWN = 5  # trials in the table
 FEW = 100  # combinations
+TYPED = "typed"  # of a search in the journal
 
 
 def parser() -> argparse.ArgumentParser:
@@ -189,7 +190,6 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
         raise InputError(f"--trials={trials} --folds={folds}: at least one setting and two folds")
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise InputError("elite_pl.search needs Optuna: pip install 'elite_pl[search]'") from None
     fixed, searched = read_overrides(typed)
@@ -197,25 +197,8 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     for each in (first, *others):
         check(each, folds)
     folder = Path(first.config.output_dir) / str(first.config.study)
-    check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what failed is told by us, on one line
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    journal = folder / "search.journal"
-    if journal.exists() and not journal.is_file():
-        raise InputError(f"{journal}: is not a file; remove it")
-    try:
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
-            study_name=digest([*sorted(typed), folds]),
-            direction="maximize",
-            load_if_exists=True,
-        )
-    except OSError:
-        raise
-    except Exception as error:  # whatever Optuna stumbles over in half a journal
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise InputError(f"{journal}: is damaged ({reason}); remove it, and the search starts anew") from error
+    storage, study = _opened(folder, digest([*sorted(typed), folds]))
+    study.set_user_attr(TYPED, shlex.join([*typed, *_place(place), f"--folds={folds}"]))
     study.sampler = _sampler(searched, first.config.seed, len(study.trials))
 
     def objective(trial: optuna.Trial) -> float:
@@ -228,7 +211,7 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     def tell(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         what = "failed" if trial.value is None else f"ROC AUC {trial.value:.4f} on labels held out"
         log.info("%d of %d  %s: %s", trial.number + 1, trials, _words(trial.params), what)
-        _write(folder / "search.csv", study)
+        _write(folder / "search.csv", storage)
 
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
     if len(study.get_trials(deepcopy=False, states=ended)) < trials:
@@ -242,7 +225,39 @@ def search(typed: Sequence[str], trials: int, folds: int, place: Path | None = N
     lines = [f"{100 * (trial.value or 0):5.1f}  {_words(trial.params)}" for trial in ranked[:SHOWN]]
     winner = [f"{key}={value}" for key, value in ranked[0].params.items()]
     head = "ROC AUC (%) of labeled samples, each scored without its label:"
-    return [head, *lines, "", shlex.join(["python", "-m", "elite_pl.train", *fixed, *winner])]
+    return [head, *lines, "", shlex.join(["python", "-m", "elite_pl.train", *_place(place), *fixed, *winner])]
+
+
+def _place(place: Path | None) -> list[str]:
+    """The option that names the folder of the user's own configs, if there is one."""
+    return [f"--config-dir={place}"] if place else []
+
+
+def _opened(folder: Path, name: str) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
+    """The journal of a folder, and in it the search of a name, begun or to be gone on with.
+
+    Raises:
+        InputError: If the folder cannot be written to, or the journal is none.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what failed is told by us, on one line
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    journal = folder / "search.journal"
+    if journal.exists() and not journal.is_file():
+        raise InputError(f"{journal}: is not a file; remove it")
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever Optuna stumbles over in half a journal
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{journal}: is damaged ({reason}); remove it, and the search starts anew") from error
+    return storage, study
 
 
 def _any_value(override: Override) -> str:
@@ -275,15 +290,19 @@ def _words(values: dict[str, Any]) -> str:
     )
 
 
-def _write(path: Path, study: optuna.Study) -> None:
-    """Writes a row per trial: number, state, ROC AUC in 0..1, the values."""
-    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
+def _write(path: Path, storage: optuna.storages.BaseStorage) -> None:
+    """Writes a row per trial of all searches: the search, as it was typed, number, state, ROC AUC in 0..1, values."""
+    import optuna
+
+    searches = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+    found = [(each.user_attrs.get(TYPED, each.study_name), trial) for each in searches for trial in each.trials]
+    keys = list(dict.fromkeys(key for _, trial in found for key in trial.params))
     rows = [
-        [trial.number, trial.state.name.lower(), trial.value, *(trial.params.get(key) for key in keys)]
-        for trial in study.trials
+        [typed, trial.number, trial.state.name.lower(), trial.value, *(trial.params.get(key) for key in keys)]
+        for typed, trial in found
     ]
     with atomic_write(path) as temporary:
-        temporary.write_text(csv_text(["trial", "state", "auroc", *keys], rows), encoding="utf-8")
+        temporary.write_text(csv_text(["search", "trial", "state", "auroc", *keys], rows), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -59,8 +59,30 @@ def test_it_never_sees_the_test_part(searched, images, tmp_path):
         typed = ["dataset=npz", f"dataset.path={path}", "label_ratio=0.1", "n_train=60", "batch_size=32", "logger=none"]
         code, _, err = searched(*typed, f"study={study}", RATES, "epochs=2", "--folds", "2", "--trials", "2")
         assert code == 0, err
-        found.append(trials(study))
+        found.append([{**row, "search": ""} for row in trials(study)])
     assert found[0] == found[1]
+
+
+def test_searches_of_one_study_are_kept_side_by_side(searched):
+    for values in ("epochs=1,2", "batch_size=16,32"):
+        code, _, err = searched(*QUICK, values, "--folds", "2", "--trials", "2")
+        assert code == 0, err
+    found = [(row["search"].split("logger=none ")[1], row["epochs"], row["batch_size"]) for row in trials()]
+    assert sorted(found) == [
+        *(("batch_size=16,32 --folds=2", "", size) for size in ("16", "32")),
+        *(("epochs=1,2 --folds=2", epochs, "") for epochs in ("1", "2")),
+    ]
+
+
+def test_the_best_of_a_config_of_ones_own_is_trained_with_it(searched, tmp_path):
+    (tmp_path / "mine/method").mkdir(parents=True)
+    (tmp_path / "mine/method/own.yaml").write_text("defaults: [labels_only]\nname: own")
+    typed = ["method=own", *QUICK[1:], "epochs=1,2", "--folds", "2", "--trials", "1", "--config-dir", "mine"]
+    code, out, err = searched(*typed)
+    assert code == 0, err
+    best = shlex.split(out.splitlines()[-1])
+    printed = subprocess.run([sys.executable, *best[1:], "--cfg", "job"], capture_output=True, text=True)
+    assert printed.returncode == 0 and "name: own" in printed.stdout, printed.stderr
 
 
 def test_a_trial_that_fails_is_told(searched):
