@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ from elite_pl.report.tables import (
     table,
     told_apart_by,
 )
-from elite_pl.runs.results import AUROC, AUROC_SEEN, AUROC_UNSEEN, AVERAGE_PRECISION
+from elite_pl.runs.results import AUROC, AUROC_SEEN, AUROC_UNSEEN, AVERAGE_PRECISION, check_writable
 from elite_pl.studies.read import (
     SETTING,
     Run,
@@ -235,7 +236,7 @@ def narrowed(
         conditions: `KEY=VALUE` or `KEY=VALUE,VALUE`, compared as text.
 
     Raises:
-        InputError: If a condition has no values, or no run meets it.
+        InputError: If a condition has no values, no run has its key, or none meets it.
     """
     kept, failed = list(runs), list(failures)
     for condition in conditions:
@@ -244,10 +245,20 @@ def narrowed(
             raise InputError(f"--where {condition}: give a key and its values, as in normal_class=0,3")
         kept = [run for run in kept if str(run[key]) in values.split(",")]
         failed = [failure for failure in failed if str(failure.get(key)) in values.split(",")]
+        if not any(key in run.metrics or key in run.config or run[key] is not None for run in runs):
+            raise InputError(f"--where {condition}: {no_such_key(runs, key)}")
         if not kept:
             there = ", ".join(map(str, values_of(runs, key)))
             raise InputError(f"--where {condition}: no run is left; the values of {key} are {there}")
     return kept, failed
+
+
+def no_such_key(runs: Sequence[Run], key: str) -> str:
+    """Says that no run has a key, and which ones may have been meant."""
+    there = sorted({name for run in runs for name in (*run.metrics, *run.config) if name != key})
+    close = difflib.get_close_matches(key, there)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see metrics.json and config.yaml of one"
+    return f"no run has such a key; {hint}"
 
 
 def select(options: argparse.Namespace) -> Selection:
@@ -266,11 +277,32 @@ def select(options: argparse.Namespace) -> Selection:
     rows = options.rows.split(",") if options.rows else default_rows(runs)
     for key in [*rows, *filter(None, [options.columns])]:
         if key not in SETTING and all(run[key] is None for run in runs):
-            raise InputError(f"{key}: no run has such a key; see metrics.json and config.yaml of one")
+            raise InputError(f"{key}: {no_such_key(runs, key)}")
     if options.against is not None and options.against not in values_of(runs, "method"):
         there = ", ".join(values_of(runs, "method"))
         raise InputError(f"--against {options.against}: no run of this method; there are {there}")
     return Selection(runs, failures, left_out, rows, options.columns, options.against or AGAINST)
+
+
+def place_of(options: argparse.Namespace) -> Path:
+    """The directory that the report goes to.
+
+    Args:
+        options: As parsed.
+
+    Raises:
+        InputError: If nothing can be written there, or to the file of cells.
+    """
+    if options.cells:
+        if options.cells.is_dir():
+            raise InputError(
+                f"--cells {options.cells}: is a directory; name a file, such as {options.cells / 'cells.jsonl'}"
+            )
+        check_writable(options.cells.parent, "--cells ")
+    first = options.cells or options.study[0]
+    place: Path = options.output or (first if first.is_dir() else first.parent)
+    check_writable(place, "--output ")
+    return place
 
 
 def write_report(options: argparse.Namespace) -> list[str]:
@@ -283,9 +315,9 @@ def write_report(options: argparse.Namespace) -> list[str]:
         The lines to print.
 
     Raises:
-        InputError: If a study, a key or a method is not there.
+        InputError: If a study, a key or a method is not there, or nothing can be written.
     """
-    selected = select(options)
+    selected, place = select(options), place_of(options)
     runs, failures, left_out = selected.runs, selected.failures, selected.left_out
     rows, against, keys = selected.rows, selected.against, selected.keys
     for line in shortened(left_out):
@@ -297,9 +329,6 @@ def write_report(options: argparse.Namespace) -> list[str]:
     text = "\n\n".join([markdown(header, body), *map(literal, remarks)]) + "\n"
     if options.cells:
         write_cells(options.cells, runs)
-
-    first = options.cells or options.study[0]
-    place = options.output or (first if first.is_dir() else first.parent)
     folder = place / "report"
     folder.mkdir(parents=True, exist_ok=True)
     write(place / "table.md", text)

@@ -92,7 +92,10 @@ def read_run(directory: Path) -> AuditedRun:
         InputError: If it is not a run, is unfinished or damaged, or its data are gone or have changed.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; expected the directory of a run")
+        what = "is a file" if directory.exists() else "no such directory"
+        of_run = (directory.parent / "metrics.json").is_file()
+        right = f"name the run directory, {directory.parent}" if of_run else "expected the directory of a run"
+        raise InputError(f"{directory}: {what}; {right}")
     if not (directory / "metrics.json").is_file():
         inside = next((path.parent for path in sorted(directory.rglob("metrics.json"))), None)
         right = f"such as {inside}" if inside else "or let this run finish"

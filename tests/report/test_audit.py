@@ -296,8 +296,10 @@ def test_bad_input_gets_a_line(command, shown, photos, tmp_path):
     refused(shown(), "required: RUN")
     run = trained(command, "dataset=image_folder", "dataset.path=photos")
     refused(shown("outputs"), "is no finished run", str(run))
-    refused(shown(run, "--top", 0), "--top 0: must be at least 1")
+    refused(shown(run / "detector.pt"), f"detector.pt: is a file; name the run directory, {run}")
     (tmp_path / "file").touch()
+    refused(shown("file"), "file: is a file; expected the directory of a run")
+    refused(shown(run, "--top", 0), "--top 0: must be at least 1")
     refused(shown(run, "-o", "file/there"), "-o file/there", "is not a directory")
     for text, words in {
         "index\n999\n": ("1 of 1 are no unlabeled or normal training samples: 999",),

@@ -111,6 +111,9 @@ def test_where_narrows_the_runs(capfd, two_methods):
     ]
     assert "the values of seed are 0, 1" in refused(capfd, two_methods, "--where", "seed=7")
     assert "normal_class=0,3" in refused(capfd, two_methods, "--where", "seed")
+    for key, meant in (("sed", "seed"), ("method.optimizr.lr", "method.optimizer.lr")):
+        told = refused(capfd, two_methods, "--where", f"{key}=1")
+        assert f"--where {key}=1: no run has such a key; did you mean {meant}" in told
 
 
 def test_settings_are_not_averaged_over(capfd, study):
@@ -164,11 +167,21 @@ def test_errors(capfd, study, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no finished run" in refused(capfd, tmp_path / "empty")
     place = study(0.9)
-    assert "color" in refused(capfd, place, "--rows", "color,method")
+    assert "color: no run has such a key; see metrics.json" in refused(capfd, place, "--rows", "color,method")
+    assert "metod: no run has such a key; did you mean method?" in refused(capfd, place, "--columns", "metod")
     assert "--help" in refused(capfd)
     (place / "half").mkdir()
     (place / "half" / "metrics.json").write_text('{"test/auroc": 0.')
     assert "half/metrics.json" in refused(capfd, place / "half"), "and beside a good one it is left out"
+
+
+def test_a_place_that_cannot_be_written_to_is_named_with_its_option(capfd, study, tmp_path):
+    place, file = study(0.9), tmp_path / "file"
+    file.touch()
+    assert f"--output {file}: {file} is not a directory; name a directory" in refused(capfd, place, "--output", file)
+    assert f"--cells {tmp_path}: is a directory; name a file" in refused(capfd, place, "--cells", tmp_path)
+    assert f"--cells {file}: {file} is not a directory" in refused(capfd, place, "--cells", file / "cells.jsonl")
+    assert not (place / "report").exists() and not file.read_bytes()
 
 
 def test_a_run_that_another_study_holds_counts_twice_only_where_studies_are_compared(capfd, study, tmp_path):
