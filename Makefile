@@ -36,7 +36,7 @@ demo: $(READY) ## five methods on digits of which a tenth or half are anomalies:
 	$(BIN)/python -m elite_pl.train experiment=demo >/dev/null
 	@$(BIN)/python -m elite_pl.report outputs/demo --columns pollution --against auto
 
-test: $(READY) ## all tests, two at a time; ARGS="-k digits -n 0" goes to pytest
+test: $(READY) ## all fast tests, two at a time; ARGS="-k digits -n 0" goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 coverage: $(READY) ## the fast tests, with the share of lines and branches that they reach: 90 % at least
@@ -62,7 +62,7 @@ format: $(READY) ## what ruff can repair by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## what steps and runs cost, as ratios, ten minutes; writes benchmarks/results/speed.md
+bench: $(READY) ## what steps and runs cost, as ratios, ten minutes; writes speed.md and stacked.md in benchmarks/results
 	$(BIN)/python benchmarks/speed.py --write
 	$(BIN)/python benchmarks/stacked.py --write
 

@@ -14,7 +14,7 @@ the table has a line per sample: its path (images), id or index; score, higher f
 anomaly, if the training has held labels out; p_value, the share of the training samples that are not flagged and score
 as high, (k + 1) / (n + 1); verdict, normal or anomaly
 
-  python -m elite_pl.score outputs/runs/photos/elite_svdd/.../detector.pt new_photos/ -o scores.csv
+  python -m elite_pl.score outputs/runs/image_folder/elite_svdd/.../detector.pt new_photos/ -o scores.csv
   python -m elite_pl.score detector.pt rows.parquet -o scores-3.parquet --shard 3/8
 """
 
