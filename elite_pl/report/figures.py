@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from elite_pl.files import atomic_write
 from elite_pl.runs.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, VERMILLION, axes_at
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 _COLORS = (VERMILLION, BLUE, GREEN, ORANGE, SKY, PURPLE)
 _MARKERS = "os^DvPX<p>*h"
@@ -99,33 +103,18 @@ def lines_plot(
     legend_rows = -(-len(names) // max(1, int(width / (0.55 + 0.075 * max(map(len, names))))))
     legend_columns = -(-len(names) // legend_rows)
     height = (2.7 if len(names) <= 8 else 3.4) * rows + 0.19 * legend_rows + 0.3
+
+    def place(line: Line) -> np.ndarray:
+        x = np.asarray(line.x, dtype=float)
+        return x if bands else _beside(x, xs, names.index(line.name), len(names), log_x)
+
     style = STYLE | {"svg.hashsalt": "elite_pl"}  # the same figure gives the same file
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-        handles = {}
+        handles: dict[str, Line2D] = {}
         for axes, panel in zip(grid.flat, panels, strict=False):
-            for line in sorted(panel.lines, key=lambda line: order[line.name], reverse=True):
-                color, marker, face, dashes = series(order[line.name])
-                first = order[line.name] == 0
-                shown: dict[str, Any] = {
-                    "color": color,
-                    "linestyle": dashes,
-                    "linewidth": 1.9 if first else 1.2,
-                    "zorder": 3 if first else 2,
-                }
-                x, y = np.asarray(line.x, dtype=float), np.asarray(line.y)
-                low, high = np.asarray(line.low), np.asarray(line.high)
-                if bands:
-                    if len(panel.lines) <= BANDS_A_PANEL:
-                        axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
-                    shown |= {"marker": marker, "markevery": (order[line.name] % 5, 5), "markersize": 4}
-                else:
-                    x = _beside(x, xs, names.index(line.name), len(names), log_x)
-                    error = np.nan_to_num(np.array([y - low, high - y]).clip(min=0))
-                    axes.errorbar(x, y, error, fmt="none", ecolor=color, elinewidth=0.8, capsize=1.8, alpha=0.6)
-                    shown |= {"marker": marker, "markersize": 5.5 if first else 4.5}
-                (handles[line.name],) = axes.plot(x, y, markerfacecolor=face, label=line.name, **shown)
+            handles |= _draw_lines(axes, panel.lines, order, place, bands)
             if log_x:
                 axes.set_xscale("log")
             if log_y:
@@ -135,12 +124,7 @@ def lines_plot(
                 axes.xaxis.set_minor_locator(NullLocator())
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             if chance:
-                lowest = min(y for line in panel.lines for y in line.y)
-                axes.set(ylim=(5 * ((lowest - 4) // 5), 101.0))  # an interval may reach farther down
-                if axes.get_ylim()[0] < 50:
-                    axes.axhline(50, color="0.5", linestyle=(0, (1, 2)), linewidth=1, zorder=0)
-                    where = axes.get_yaxis_transform()
-                    axes.text(0.01, 50.4, "chance", color="0.4", fontsize=7, transform=where)
+                _draw_chance(axes, min(y for line in panel.lines for y in line.y))
             axes.grid(axis="y", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.set(title=plain(panel.title), xlabel=x_label)
@@ -159,6 +143,54 @@ def lines_plot(
         for path in paths:
             with atomic_write(path) as temporary:
                 figure.savefig(temporary, metadata={"Date": None} if str(path).endswith(".svg") else None)
+
+
+def _draw_lines(
+    axes: Axes,
+    lines: Sequence[Line],
+    order: Mapping[str, int],
+    place: Callable[[Line], np.ndarray],
+    bands: bool,
+) -> dict[str, Line2D]:
+    """Draws the lines of a panel, the first one on top, and returns them for the legend.
+
+    Args:
+        axes: The panel.
+        lines: Its lines.
+        order: As in `lines_plot`.
+        place: Where the points of a line go along x, (n,).
+        bands: As in `lines_plot`.
+    """
+    handles = {}
+    for line in sorted(lines, key=lambda line: order[line.name], reverse=True):
+        color, marker, face, dashes = series(order[line.name])
+        first = order[line.name] == 0
+        shown: dict[str, Any] = {
+            "color": color,
+            "linestyle": dashes,
+            "linewidth": 1.9 if first else 1.2,
+            "zorder": 3 if first else 2,
+            "marker": marker,
+        }
+        x, y, low, high = place(line), *map(np.asarray, (line.y, line.low, line.high))
+        if bands:
+            if len(lines) <= BANDS_A_PANEL:
+                axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+            shown |= {"markevery": (order[line.name] % 5, 5), "markersize": 4}
+        else:
+            error = np.nan_to_num(np.array([y - low, high - y]).clip(min=0))
+            axes.errorbar(x, y, error, fmt="none", ecolor=color, elinewidth=0.8, capsize=1.8, alpha=0.6)
+            shown |= {"markersize": 5.5 if first else 4.5}
+        (handles[line.name],) = axes.plot(x, y, markerfacecolor=face, label=line.name, **shown)
+    return handles
+
+
+def _draw_chance(axes: Axes, lowest: float) -> None:
+    """Ends the axis of a ROC AUC in percent at 100, and draws chance if it is in sight above the lowest value."""
+    axes.set(ylim=(5 * ((lowest - 4) // 5), 101.0))  # an interval may reach farther down
+    if axes.get_ylim()[0] < 50:
+        axes.axhline(50, color="0.5", linestyle=(0, (1, 2)), linewidth=1, zorder=0)
+        axes.text(0.01, 50.4, "chance", color="0.4", fontsize=7, transform=axes.get_yaxis_transform())
 
 
 def _beside(x: np.ndarray, xs: Sequence[float], i: int, count: int, log: bool) -> np.ndarray:

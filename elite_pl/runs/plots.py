@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ STYLE: Any = {
     "hatch.linewidth": 0.6,
 }
 Margins = tuple[float, float, float, float]  # left, right, bottom, top
+_Curve = tuple[str, Sequence[float], str, str]  # name, percent at each iteration (T,), color, dashes
 _LINE_STYLE = {"normal": "-", "anomaly": "--", "all": "-"}
 
 
@@ -247,8 +248,52 @@ def meta_gradient_plot(
     parts = {"normal": there & (truth == 0), "anomaly": there & (truth == 1), "all": there & (truth < 0)}
     parts = {name: part for name, part in parts.items() if part.any()}
 
+    right: list[_Curve] = []
+    for name, part in parts.items():
+        positive = [100 * np.mean(v[p] >= 0) if p.any() else np.nan for v, p in zip(values, part, strict=True)]
+        found, sign = (positive, "+1") if name == "normal" else ([100 - share for share in positive], "−1")
+        right.append((f"{name}, ŷ = {sign}", found, _CLASS_STYLE[name][0], _LINE_STYLE[name]))
+    below = [("share (%)", right)]
+    if {"normal", "anomaly"} <= parts.keys():
+        area = [_auroc(*row) for row in zip(values, parts["normal"], parts["anomaly"], strict=True)]
+        below.append(("ROC AUC (%)", [("M as a score", area, "0.1", "-")]))
+
+    heights = [2.2, *(1.0 for _ in below)]
+    with figure_at(path, 6.4, 1.4 + sum(heights), (0.75, 0.2, 0.45, 0.55)) as figure:
+        cells = figure.subplots(len(heights), 2, sharex="col", sharey="row", width_ratios=[3, 1], height_ratios=heights)
+        (over, beside), *rows = cells
+        _draw_distributions(over, beside, iteration, index, values, parts)
+        for (axes, corner), (label, curves) in zip(rows, below, strict=True):
+            _draw_percentages(axes, corner, iteration, curves)
+            axes.set_ylabel(label)
+        rows[-1][0].set(xlim=(0, iteration[-1]), xlabel="iteration")
+
+
+def _spans(iteration: NDArray[Any]) -> tuple[list[NDArray[Any]], list[float]]:
+    """The places of the iterations of each of 25 spans, or as many as there are, and its middle."""
     spans = np.array_split(np.arange(len(iteration)), min(25, len(iteration)))
-    middle = [iteration[span].mean() for span in spans]
+    return spans, [iteration[span].mean() for span in spans]
+
+
+def _draw_distributions(
+    over: Axes,
+    beside: Axes,
+    iteration: NDArray[Any],
+    index: NDArray[Any],
+    values: NDArray[np.float64],
+    parts: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Draws how the values of each class are distributed, over the iterations and by the means of the samples.
+
+    Args:
+        over: The axes over the iterations.
+        beside: Those to their right.
+        iteration: (T,).
+        index: Which sample it is, (T, n).
+        values: (T, n).
+        parts: Which values are of a class, (T, n).
+    """
+    spans, middle = _spans(iteration)
     levels = [0.05, 0.25, 0.5, 0.75, 0.95]
     quantiles = {}
     for name, part in parts.items():
@@ -257,57 +302,46 @@ def meta_gradient_plot(
     bound = 1.05 * max(float(np.nanmax(np.abs(quantile))) for quantile in quantiles.values()) or 1.0
     edges = np.linspace(-bound, bound, 61)
 
-    def dots_and_line(axes: Axes, found: list[float], color: str, style: str, label: str) -> None:
-        there = np.isfinite(found)
-        axes.plot(iteration[there], np.asarray(found)[there], ".", color=color, alpha=0.35, markersize=2.5, mew=0)
-        mean = [np.mean(np.asarray(found)[span][there[span]]) if there[span].any() else np.nan for span in spans]
-        axes.plot(middle, mean, color=color, linestyle=style, linewidth=1.8, label=label)
+    shown = []
+    for name, part in parts.items():
+        (color, hatch), style = _CLASS_STYLE[name], _LINE_STYLE[name]
+        fill: dict[str, Any] = {"facecolor": (color, 0.25), "edgecolor": color, "hatch": hatch}
+        low, lower, median, upper, high = quantiles[name]
+        over.fill_between(middle, low, high, facecolor=(color, 0.12), edgecolor=color, linestyle=style, linewidth=0.6)
+        band = over.fill_between(middle, lower, upper, **fill, linewidth=0)
+        shown += [(band, *over.plot(middle, median, color=color, linestyle=style, linewidth=2))]
+        count = np.histogram(_per_sample(index[part], values[part]).clip(-bound, bound), edges)[0]
+        share = 100 * count / count.sum()
+        beside.stairs(share, edges, orientation="horizontal", fill=True, **fill, linewidth=1.2)
+    for axes in (over, beside):
+        axes.axhline(0, color="0.2", linewidth=0.8)
+    over.set(ylim=(-bound, bound), ylabel="ŷ·|M| / batch mean of |M|\n(positive = normal)")
+    over.legend(
+        shown,
+        list(parts),
+        title="median, middle 50 % and 90 % of the samples",
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=3,
+    )
+    beside.set(xlim=(0, None), xlabel="share of the class (%)", title="each sample's mean")
+    beside.tick_params(labelbottom=True)
 
-    heights = [2.2, 1.0, 1.0] if {"normal", "anomaly"} <= parts.keys() else [2.2, 1.0]
-    with figure_at(path, 6.4, 1.4 + sum(heights), (0.75, 0.2, 0.45, 0.55)) as figure:
-        cells = figure.subplots(len(heights), 2, sharex="col", sharey="row", width_ratios=[3, 1], height_ratios=heights)
-        (above, beside), (sign, corner), *more = cells
-        shown = []
-        for name, part in parts.items():
-            (color, hatch), style = _CLASS_STYLE[name], _LINE_STYLE[name]
-            fill: dict[str, Any] = {"facecolor": (color, 0.25), "edgecolor": color, "hatch": hatch}
-            low, lower, median, upper, high = quantiles[name]
-            above.fill_between(
-                middle, low, high, facecolor=(color, 0.12), edgecolor=color, linestyle=style, linewidth=0.6
-            )
-            band = above.fill_between(middle, lower, upper, **fill, linewidth=0)
-            shown += [(band, *above.plot(middle, median, color=color, linestyle=style, linewidth=2))]
-            count = np.histogram(_per_sample(index[part], values[part]).clip(-bound, bound), edges)[0]
-            share = 100 * count / count.sum()
-            beside.stairs(share, edges, orientation="horizontal", fill=True, **fill, linewidth=1.2)
-            positive = [100 * np.mean(v[p] >= 0) if p.any() else np.nan for v, p in zip(values, part, strict=True)]
-            right, label = (positive, "ŷ = +1") if name == "normal" else ([100 - share for share in positive], "ŷ = −1")
-            dots_and_line(sign, right, color, style, f"{name}, {label}")
-        for axes in (above, beside):
-            axes.axhline(0, color="0.2", linewidth=0.8)
-        above.set(ylim=(-bound, bound), ylabel="ŷ·|M| / batch mean of |M|\n(positive = normal)")
-        above.legend(
-            shown,
-            list(parts),
-            title="median, middle 50 % and 90 % of the samples",
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=3,
-        )
-        beside.set(xlim=(0, None), xlabel="share of the class (%)", title="each sample's mean")
-        beside.tick_params(labelbottom=True)
-        labeled = [(sign, corner, "share (%)")]
-        for rank, last in more:
-            area = [_auroc(*row) for row in zip(values, parts["normal"], parts["anomaly"], strict=True)]
-            dots_and_line(rank, area, "0.1", "-", "M as a score")
-            labeled.append((rank, last, "ROC AUC (%)"))
-        for axes, corner, label in labeled:
-            axes.set(ylabel=label, ylim=(-4, 104), yticks=[0, 50, 100])
-            axes.axhline(50, color="0.6", linewidth=0.8, zorder=0)
-            corner.set_axis_off()
-            handles = axes.get_legend_handles_labels()
-            corner.legend(*handles, loc="center", borderpad=0, handlelength=1.6, handletextpad=0.6)
-        labeled[-1][0].set(xlim=(0, iteration[-1]), xlabel="iteration")
+
+def _draw_percentages(axes: Axes, corner: Axes, iteration: NDArray[Any], curves: Sequence[_Curve]) -> None:
+    """Draws a dot an iteration and a line through the means of spans, with the legend in a corner of its own."""
+    spans, middle = _spans(iteration)
+    for name, found, color, style in curves:
+        percent = np.asarray(found)
+        there = np.isfinite(percent)
+        axes.plot(iteration[there], percent[there], ".", color=color, alpha=0.35, markersize=2.5, mew=0)
+        mean = [np.mean(percent[span][there[span]]) if there[span].any() else np.nan for span in spans]
+        axes.plot(middle, mean, color=color, linestyle=style, linewidth=1.8, label=name)
+    axes.set(ylim=(-4, 104), yticks=[0, 50, 100])
+    axes.axhline(50, color="0.6", linewidth=0.8, zorder=0)
+    corner.set_axis_off()
+    handles = axes.get_legend_handles_labels()
+    corner.legend(*handles, loc="center", borderpad=0, handlelength=1.6, handletextpad=0.6)
 
 
 def _auroc(value: NDArray[np.float64], normal: NDArray[np.bool_], anomaly: NDArray[np.bool_]) -> float:
