@@ -81,6 +81,7 @@ def test_networks_that_are_trained_together_are_those_of_one_by_one(table, monke
 ELITE = ["Readout", "Readout", "Hypersphere"]
 
 
+@pytest.mark.filterwarnings("ignore:y has no -1")
 @pytest.mark.parametrize("labels, learned", [([], ["IsolationTrees"]), ([1], ELITE), ([-1], ELITE)])
 def test_without_labels_of_both_kinds_those_that_need_none_learn(table, caplog, labels, learned):
     x, y = table
