@@ -132,9 +132,10 @@ class TrainedDetector(nn.Module):
     @torch.inference_mode()
     def score_checked(self, values: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """As `score`, of an array that `samples.checked` has returned."""
-        if not len(values) or not is_of(batch_size, Annotated[int, at_least(1)] | None):
-            wrong = f"batch_size={batch_size}: must be a whole number of at least 1, or None"
-            raise ValueError(wrong if len(values) else "x has no rows; expected at least one sample")
+        if not len(values):
+            raise ValueError("x has no rows; expected at least one sample")
+        if not is_of(batch_size, Annotated[int, at_least(1)] | None):
+            raise ValueError(f"batch_size={batch_size}: must be a whole number of at least 1, or None")
         self.eval()
         size = batch_size or self.chunk
         chunks = (torch.tensor(values[i : i + size], device=self.shift.device) for i in range(0, len(values), size))

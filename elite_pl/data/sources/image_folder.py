@@ -12,7 +12,7 @@ from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, make_arrays
 from elite_pl.data.preprocessing import Size
 from elite_pl.data.sources.images import SUFFIXES, decoded, explained, image_names
-from elite_pl.data.sources.user_data import Fraction, Labels, check_known, existing, relabeled, some
+from elite_pl.data.sources.user_data import Fraction, Labels, check_tested, check_unlabeled, existing, relabeled, some
 from elite_pl.data.splits import ANOMALY, NORMAL, UNLABELED, stratified
 from elite_pl.errors import InputError, input_errors
 
@@ -82,7 +82,8 @@ def image_folder(
         ids, y, picked = np.array(names)[kept], y[order][kept], picked[order][kept]
         n_train = np.count_nonzero(kept & ~in_test[order])
         if labels == "known":
-            check_known(y[:n_train], y[n_train:], "images")
+            check_unlabeled(y[:n_train], "images")
+            check_tested(y[n_train:], "images")
         name = folder.resolve().name
         arrays = make_arrays(name, pixels[:n_train], y[:n_train], pixels[n_train:], y[n_train:], labels=labels)
     if others:
@@ -105,7 +106,8 @@ def _known(names: np.ndarray, labels_file: str | None) -> tuple[np.ndarray, np.n
     picked = np.zeros(len(names), dtype=bool)
     if labels_file is not None:
         y, picked = relabeled(y, names, labels_file, "images")
-    check_known(y[~in_test], y[in_test], "images")  # before hours of decoding
+    check_unlabeled(y[~in_test], "images")  # before hours of decoding
+    check_tested(y[in_test], "images")
     return y, in_test, picked
 
 

@@ -10,7 +10,16 @@ import numpy as np
 from elite_pl.annotations import checked
 from elite_pl.data.arrays import Arrays, channels_last, check_finite, make_arrays, to_labels, to_samples
 from elite_pl.data.rows import Rows
-from elite_pl.data.sources.user_data import Fraction, Labels, check_classes, check_known, existing, known, relabeled
+from elite_pl.data.sources.user_data import (
+    Fraction,
+    Labels,
+    check_classes,
+    check_tested,
+    check_unlabeled,
+    existing,
+    known,
+    relabeled,
+)
 from elite_pl.data.splits import stratified
 from elite_pl.errors import InputError, input_errors, one_line
 
@@ -75,9 +84,9 @@ def npy(
         x_test, y_test = x[:0], y[:0]
     if labels == "known":
         with input_errors(f"dataset.path={path}" if labels_path is None else f"dataset.labels_path={labels_path}"):
-            check_known(y, y_test[:0], "samples")
+            check_unlabeled(y, "samples")
         with input_errors(f"dataset.test_labels_path={test_labels_path}"):
-            check_known(y, y_test, "samples")
+            check_tested(y_test, "samples")
     with input_errors(f"dataset.path={path}"):
         arrays = make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels, raw_shape=raw_shape)
     return replace(arrays, picked_train=picked)

@@ -22,7 +22,8 @@ from elite_pl.data.sources.user_data import (
     Fraction,
     Labels,
     check_classes,
-    check_known,
+    check_tested,
+    check_unlabeled,
     existing,
     known,
     relabeled,
@@ -114,9 +115,9 @@ def table(
 
     if labels == "known":
         with input_errors(f"dataset.path={path}"):
-            check_known(y, y[:0], "rows")
+            check_unlabeled(y, "rows")
         with input_errors(f"dataset.test_path={test_path}"):
-            check_known(y, y_test, "rows")
+            check_tested(y_test, "rows")
     with input_errors(f"dataset.path={path}"):
         if absent := [name for name in drop_columns if name not in frame.columns]:
             raise ValueError(f"has no column {some(absent)} (dataset.drop_columns); it has {some(frame.columns, 20)}")
@@ -131,8 +132,12 @@ def table(
         x_test = encoding.transform(columns_of(test_frame, encoding.kinds))
         if unknown := encoding.unknown(test_frame.columns):
             notes.append(f"passed over in dataset.test_path: {some(unknown)}, which the training rows lack")
-    words = [] if label_column is None else texts(frame, label_column, "label_column")
-    if labels == "known" and set(np.unique(y)) == {0, 1} and not {"0", "0.0"}.isdisjoint(words):
+    if (
+        labels == "known"
+        and label_column is not None
+        and set(np.unique(y)) == {0, 1}
+        and not {"0", "0.0"}.isdisjoint(texts(frame, label_column, "label_column"))
+    ):
         notes.append(f"column {label_column}: 1 is normal and 0 unlabeled; an anomaly would be -1, and there is none")
     with input_errors(f"dataset.path={path}"):
         arrays = make_arrays(Path(path).stem, x, y, x_test, y_test, labels=labels)

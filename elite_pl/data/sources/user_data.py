@@ -91,26 +91,37 @@ def check_classes(what: str, y: np.ndarray) -> None:
         raise ValueError(f"{what} holds {shown}, as known labels do (1 normal, -1 anomaly, 0 unlabeled); {right}")
 
 
-def check_known(y_train: np.ndarray, y_test: np.ndarray, samples: str) -> None:
-    """Refuses labels that leave nothing to learn from, or a test set that tells nothing.
+def check_unlabeled(y: np.ndarray, samples: str) -> None:
+    """Refuses training labels that leave nothing to learn from.
 
     Args:
-        y_train: +1, -1, 0, (n,).
-        y_test: As `y_train`; of length 0 without a test set.
+        y: +1, -1, 0, (n,).
         samples: The word for samples in the message.
 
     Raises:
-        ValueError: If fewer than 2 are unlabeled, or the test set is not labeled with both kinds.
+        ValueError: If fewer than 2 are unlabeled.
     """
-    if (unlabeled := np.count_nonzero(y_train == UNLABELED)) < 2:
-        found = f"{unlabeled} of {len(y_train)} training {samples} are unlabeled; training needs at least 2"
+    if (unlabeled := np.count_nonzero(y == UNLABELED)) < 2:
+        found = f"{unlabeled} of {len(y)} training {samples} are unlabeled; training needs at least 2"
         hint = "" if unlabeled else "; dataset.labels=classes normal_class=normal hides most of the labels"
         raise ValueError(found + hint)
-    if len(y_test) and (unlabeled := np.count_nonzero(y_test == UNLABELED)):
-        raise ValueError(f"{unlabeled} of {len(y_test)} test {samples} have no label; expected normal or anomaly")
-    if len(y_test) and len(np.unique(y_test)) < 2:
-        kind = "normal" if y_test[0] == NORMAL else "anomalous"
-        raise ValueError(f"all {len(y_test)} test {samples} are {kind}; give both kinds, or no test set")
+
+
+def check_tested(y: np.ndarray, samples: str) -> None:
+    """Refuses test labels that tell nothing.
+
+    Args:
+        y: +1, -1, 0, (n,); of length 0 without a test set.
+        samples: The word for samples in the message.
+
+    Raises:
+        ValueError: If some are unlabeled, or all of one kind.
+    """
+    if unlabeled := np.count_nonzero(y == UNLABELED):
+        raise ValueError(f"{unlabeled} of {len(y)} test {samples} have no label; expected normal or anomaly")
+    if len(np.unique(y)) == 1:
+        kind = "normal" if y[0] == NORMAL else "anomalous"
+        raise ValueError(f"all {len(y)} test {samples} are {kind}; give both kinds, or no test set")
 
 
 def relabeled(y: np.ndarray, ids: np.ndarray | None, labels_file: str, samples: str) -> tuple[np.ndarray, np.ndarray]:
